@@ -13,19 +13,19 @@ from meshtasks.errors import MeshError
 
 HOST = "127.0.0.1"
 
-#: Below Linux's ephemeral range (32768 on), so that no outgoing connection can
-#: take a server's port while the server restarts.
+#: Below Linux's ephemeral ports (from 32768), so that no outgoing connection takes a
+#: server's port while the server restarts.
 _PORTS = range(15_000, 30_000)
 
 
 class HTTPFailed(MeshError):
-    """A loopback HTTP request was not answered with a 2xx status."""
+    """The response to a loopback HTTP request has no 2xx status."""
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on this TCP port now."""
+    """Return whether a server can listen on this TCP port now."""
     with socket.socket() as probe:
-        # As servers do: connections that linger in TIME_WAIT are no obstacle.
+        # As servers do: connections in TIME_WAIT do not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
@@ -35,10 +35,10 @@ def is_free(port: int) -> bool:
 
 
 def free_port(preferred: int | None = None) -> int:
-    """A TCP port that nobody listens on: ``preferred`` if it is one.
+    """Return a free TCP port: ``preferred`` if that is free.
 
-    It stays reserved while this process lives: no other demo or test gets it from here
-    in the seconds that a server takes to listen on it.
+    The port is reserved for this process until it ends, so that no other demo or test
+    gets it in the seconds before a server listens on it.
     """
     draw = random.SystemRandom()
     port = draw.choice(_PORTS) if preferred is None else preferred
@@ -49,11 +49,11 @@ def free_port(preferred: int | None = None) -> int:
 
 
 def _reserve(port: int) -> socket.socket | None:
-    """What holds the port's reservation, unless it is reserved or taken.
+    """Return the reservation of a port, or None if it is reserved or in use.
 
-    It is a name that one process of this network can have at a time (abstract, so
-    there is no file, and it ends with the process). A TCP socket bound to the port
-    would not do: those of connections that linger keep it from being bound.
+    The reservation is an abstract Unix socket: only one process can bind its name, and
+    it ends with the process. A TCP socket would not work, because connections in
+    TIME_WAIT prevent binding.
     """
     reserved = socket.socket(socket.AF_UNIX)
     with suppress(OSError):
@@ -65,7 +65,7 @@ def _reserve(port: int) -> socket.socket | None:
 
 
 def answers(port: int, path: str) -> bool:
-    """Whether a GET of ``path`` is answered with a 2xx status within a second."""
+    """Return whether GET of ``path`` returns a 2xx status within a second."""
     try:
         request("GET", port, path, timeout_seconds=1.0)
     except (OSError, HTTPFailed):
@@ -83,17 +83,17 @@ def request(
     credentials: tuple[str, str] | None = None,
     timeout_seconds: float = 10.0,
 ) -> bytes:
-    """Send one HTTP request to ``port`` of this machine; the response's body.
+    """Send an HTTP request to a port of this machine and return the response's body.
 
     Args:
-        body: the request's body, if it has one.
+        body: body of the request, if it has one.
         content_type: media type of the body.
-        timeout_seconds: longest wait for the connection, and for the answer.
         credentials: user and password for basic authentication.
+        timeout_seconds: for the connection, and for each read of the response.
 
     Raises:
-        HTTPFailed: it was answered with something other than 2xx.
-        OSError: nothing listens there, or no answer within the timeout.
+        HTTPFailed: the status is not 2xx.
+        OSError: no connection, or no response in time.
     """
     headers = {"Content-Type": content_type}
     if credentials is not None:

@@ -1,13 +1,14 @@
-"""Install the servers that the demo and the tests run, where they are missing.
+"""Install missing servers for the demo and the tests.
 
-``python -m meshtasks.demo.packages venv|demo|test|triton`` says nothing and takes no
-time when all is there. Otherwise root (or someone with passwordless sudo) gets
-the missing packages installed, without a service of theirs being started now or
-at boot; anyone else is told the command for an administrator, and the exit code
-is 69. Packages come from the system's own archive, Python's from PyPI. What a
-release does not have is left out: the demo does without Triton, and the tests that
-need it, or a browser, are skipped. Standard library only: it runs before anything
-else does, as a file, too.
+``python -m meshtasks.demo.packages venv|demo|test|triton`` prints nothing and ends at
+once if nothing is missing. As root, or with passwordless sudo, it installs the missing
+packages, without starting or enabling their services. For other users it prints the
+command for an administrator and exits with 69. System packages come from the archives
+that the machine uses, Python packages from PyPI. Optional packages that a release does
+not have are left out: the demo then runs without Triton, and tests that need Triton or
+a browser are skipped.
+
+Standard library only: it also runs as a file, before any virtual environment exists.
 """
 
 from __future__ import annotations
@@ -29,38 +30,38 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).absolute().parents[2]
-#: What demo and tests unpack: in the clone, or where an installed package runs.
+#: Directory for installed environments: in the clone, else in the current directory.
 DATA = (ROOT if (ROOT / "pyproject.toml").exists() else Path.cwd()) / ".mesh"
 TRITON_REQUIREMENTS = Path(__file__).with_name("requirements-triton.txt")
 TRITON_VENV = DATA / "venvs" / "triton"
-#: The wheel's own needs, and the newest Python that numpy 1 was built for.
+#: Oldest glibc of the wheel, and newest Python for which numpy 1 was built.
 TRITON_GLIBC, TRITON_PYTHON = (2, 35), (3, 12)
 
-#: How long to wait for somebody else who installs packages.
+#: Longest wait for another program that installs packages.
 _LOCK_SECONDS = 600
 
 POLICY = Path("/usr/sbin/policy-rc.d")
-#: The answer that forbids a package to start its service: exit code 101 is
-#: "action forbidden by policy" to Debian's invoke-rc.d.
+#: Script that forbids packages to start their services: exit code 101 means "action
+#: forbidden by policy" to Debian's invoke-rc.d.
 _POLICY_TEXT = "#!/bin/sh\n# meshtasks, while it installs packages\nexit 101\n"
 
 _UNIT_DIRECTORIES = (Path("/lib/systemd/system"), Path("/usr/lib/systemd/system"))
 
 
 class InstallFailed(Exception):
-    """A package or environment could not be installed; the text says why."""
+    """A package or environment could not be installed; the text gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A server program, or what one needs, and where it comes from.
+    """A program or library, and the package that contains it.
 
     Attributes:
-        package: Debian's and Ubuntu's package.
-        path: the file, or the name of a program to be looked up on the PATH.
-        units: systemd units that its installation enables.
-        optional: not every release has the package, and tests are skipped without.
-        renamed: what the package is called where the first name is gone.
+        package: its package in Debian and Ubuntu.
+        path: path of the file, or name of a program on the PATH.
+        units: systemd units that the package enables.
+        optional: whether some releases lack the package; then tests are skipped.
+        renamed: name of the package in releases without the first name.
     """
 
     package: str
@@ -70,37 +71,41 @@ class Program:
     renamed: str | None = None
 
     def is_installed(self) -> bool:
-        """Whether it is there."""
+        """Return whether the file or program exists."""
         if "/" in self.path:
             return Path(self.path).is_file()
         return shutil.which(self.path) is not None
 
     def candidate(self) -> str | None:
-        """Name of the package that this machine's archive has; None if it has none."""
+        """Return the package's name in this machine's archives, if they have it."""
         names = (self.package, self.renamed)
         return next((name for name in names if name and candidate(name)), None)
 
 
 def python_libraries() -> list[Path]:
-    """Directories in which this Python's shared library may be."""
-    # Builds that were moved after they were made name a place that is not there.
+    """Return the directories that may contain this Python's shared library."""
+    # LIBDIR is wrong in builds that were moved after compilation.
     own = Path(sys.base_prefix) / "lib"
     return [own, Path(sysconfig.get_config_var("LIBDIR") or own)]
 
 
 def _python_library() -> Program:
-    """The shared library of this Python, in which Triton runs its models; Debian's
-    own Python does without, and other builds have no package of it."""
+    """Return the shared library of this Python, which Triton's models need.
+
+    Debian's Python does not need it, and other builds have no package of it.
+    """
     name = f"libpython{sys.version_info.major}.{sys.version_info.minor}"
     files = [directory / f"{name}.so.1.0" for directory in python_libraries()]
     found = next((file for file in files if file.is_file()), files[-1])
-    # Ubuntu gave packages another name when times became 64 bits long.
+    # Ubuntu renamed packages when it changed times to 64 bits.
     return Program(name, str(found), optional=True, renamed=f"{name}t64")
 
 
 def _venv_module() -> Program:
-    """What venv needs; Debian's Python comes without. Python of another version than
-    the system's, from another archive, has a package of its own."""
+    """Return the module that venv needs, which Debian packages separately.
+
+    Each version of Python has a package of its own.
+    """
     name = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
     file = Path(sysconfig.get_path("stdlib"), "ensurepip", "__init__.py")
     return Program(name, str(file))
@@ -118,8 +123,10 @@ _VICTORIA_METRICS = Program(
 
 
 def postgresql_programs() -> Path | None:
-    """Where PostgreSQL's server programs are; None if there are none. Debian has them
-    by version and not on the PATH."""
+    """Return the directory of PostgreSQL's server programs, if there is one.
+
+    Debian has one per version, not on the PATH.
+    """
     found = shutil.which("initdb")
     directories = [Path(found).resolve().parent] if found else []
     debian = Path("/usr/lib/postgresql").glob("*/bin")
@@ -132,7 +139,7 @@ def _postgresql() -> Program:
     return Program("postgresql", str(programs / "postgres"), ("postgresql.service",))
 
 
-#: Looks at pages. Ubuntu has it as a snap only.
+#: For tests of web pages. Ubuntu has Chromium only as a snap.
 CHROMIUM = Program("chromium", "chromium", optional=True)
 
 PROGRAMS = {
@@ -144,7 +151,7 @@ PROGRAMS = {
         Program("influxdb", "influxd", ("influxdb.service",)),
         Program(_EXPORTER, _EXPORTER, (f"{_EXPORTER}.service",)),
         CHROMIUM,
-        Program("curl", "curl"),  # the commands of the documentation, which are run
+        Program("curl", "curl"),  # used in commands of the documentation
         _postgresql(),
     ),
     "triton": (_python_library(),),
@@ -152,13 +159,15 @@ PROGRAMS = {
 
 
 def missing(purpose: str) -> list[Program]:
-    """The programs for a purpose of :data:`PROGRAMS` that this machine lacks."""
+    """Return the programs of a purpose in :data:`PROGRAMS` that are not installed."""
     return [program for program in PROGRAMS[purpose] if not program.is_installed()]
 
 
 def candidate(package: str) -> str | None:
-    """The version of a package that apt-get would install, of the archive that this
-    machine uses; None if it has none, or has not been asked yet."""
+    """Return the version of a package that apt-get would install.
+
+    None means that the archives do not have it, or that their lists were never loaded.
+    """
     if shutil.which("apt-cache") is None:
         return None
     question = ["apt-cache", "policy", package]
@@ -171,27 +180,27 @@ def candidate(package: str) -> str | None:
 
 
 def can_be_had(programs: Sequence[Program]) -> list[Program]:
-    """Those that this machine's archive has, and those that it has to have."""
+    """Return the programs that the archives have, and all that are not optional."""
     return [each for each in programs if not each.optional or each.candidate()]
 
 
 def names_of(programs: Sequence[Program]) -> list[str]:
-    """Names of their packages here."""
+    """Return the names of their packages on this machine."""
     return [each.candidate() or each.package for each in programs]
 
 
 def administrator_command(programs: Sequence[Program]) -> str:
-    """The command with which an administrator installs these programs."""
+    """Return the command with which an administrator installs these programs."""
     packages = " ".join(names_of(programs))
     install = f"apt-get install -y --no-install-recommends {packages}"
     return f"sudo sh -c 'apt-get update && {install}'"
 
 
 def ensure_programs(purpose: str) -> None:
-    """Install what is missing for a purpose and can be had, given the right to.
+    """Install the missing programs of a purpose, as root or with sudo.
 
     Raises:
-        InstallFailed: it could not be installed; the text says what to do.
+        InstallFailed: they could not be installed; the text says what to do.
     """
     programs = can_be_had(missing(purpose))
     if not programs:
@@ -206,7 +215,7 @@ def ensure_programs(purpose: str) -> None:
     if os.geteuid() == 0:
         install(missing(purpose))
     elif _may_sudo():
-        # -I: no module in this directory may stand in for one of Python's own.
+        # -I: no module in this directory may shadow one of the standard library.
         again = ["sudo", "-n", sys.executable, "-I", __file__, purpose, "--as-root"]
         if subprocess.run(again, check=False).returncode != os.EX_OK:  # noqa: S603 - our own command
             message = f"{names} could not be installed"
@@ -220,14 +229,14 @@ def ensure_programs(purpose: str) -> None:
 
 
 def install(programs: Sequence[Program], policy: Path = POLICY) -> None:
-    """Install programs with apt-get, as root; start none of their services.
+    """Install programs with apt-get, as root, without starting their services.
 
     Args:
-        programs: what to install; optional ones as far as there are packages.
+        programs: to install; optional ones only if there are packages.
         policy: see :func:`services_held_back`.
 
     Raises:
-        InstallFailed: apt-get failed; the text carries the end of its output.
+        InstallFailed: apt-get failed; the text has the end of its output.
     """
     _say(f"installing {', '.join(p.package for p in programs)} (a minute or two)")
     units = [unit for program in programs for unit in program.units]
@@ -252,11 +261,13 @@ def install(programs: Sequence[Program], policy: Path = POLICY) -> None:
 
 
 def _update(command: Sequence[str], environment: dict[str, str]) -> str:
-    """Run apt-get update; its warnings. It waits for the lock of dpkg, but not for that
-    of its lists, which whoever updates them at this time has.
+    """Run apt-get update and return its warnings.
+
+    apt-get waits for the lock of dpkg, but not for the lock of its package lists, so
+    this function waits for the latter.
 
     Raises:
-        InstallFailed: it failed, or somebody updates them all the time.
+        InstallFailed: it failed, or the lists stayed locked.
     """
     deadline = time.monotonic() + _LOCK_SECONDS
     for attempt in itertools.count():
@@ -275,17 +286,18 @@ def _update(command: Sequence[str], environment: dict[str, str]) -> str:
 
 @contextmanager
 def services_held_back(policy: Path) -> Iterator[None]:
-    """No package starts a service on installation, as long as this lasts; whoever else
-    wants the same waits.
+    """Prevent packages from starting services when they are installed.
+
+    Only one process can do this at a time; others wait.
 
     Args:
-        policy: the program that Debian's invoke-rc.d asks for permission. One
-            that the machine has already is left alone.
+        policy: script that Debian's invoke-rc.d asks for permission. An existing one
+            of the machine is not changed.
     """
     directory = os.open(policy.parent, os.O_RDONLY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
-        # Ours may have been left behind by a run that was killed.
+        # A run that was killed may have left this program's own script.
         has = policy.read_text(errors="replace") if policy.exists() else _POLICY_TEXT
         if has != _POLICY_TEXT:
             yield
@@ -301,8 +313,7 @@ def services_held_back(policy: Path) -> Iterator[None]:
 
 
 def triton_unavailable() -> str | None:
-    """Why Triton Inference Server does not run on a machine such as this; None if it
-    does."""
+    """Return why this machine cannot run Triton Inference Server; None if it can."""
     machine = f"{platform.system()} on {platform.machine()}"
     library, version = platform.libc_ver()
     glibc = tuple(int(part) for part in version.split(".")) if version else ()
@@ -318,31 +329,30 @@ def triton_unavailable() -> str | None:
 
 
 def ensure_triton() -> None:
-    """Make the virtual environment of Triton Inference Server, if need be.
+    """Create the virtual environment of Triton Inference Server, if necessary.
 
     Raises:
-        InstallFailed: venv or pip failed; the text carries the end of its output.
+        InstallFailed: venv or pip failed; the text has the end of the output.
     """
     what = "Triton Inference Server (55 MB)"
-    # Its other dependencies are for an interface that is not used here.
+    # Triton's other dependencies are for an interface that is not used.
     ensure_venv(TRITON_VENV, TRITON_REQUIREMENTS, what, "--no-deps")
 
 
 def ensure_venv(
     venv: Path, requirements: Path, what: str, *options: str, hashed: bool = True
 ) -> None:
-    """Make a virtual environment, unless it is there and still what is wanted.
+    """Create a virtual environment, unless it exists and is up to date.
 
     Args:
-        venv: its directory; replaced when the requirements or the interpreter that
-            it was made for are others now.
-        requirements: of pip.
-        what: is installed, for people who wait for it.
-        options: further ones of ``pip install``.
-        hashed: the requirements have hashes, and nothing without one is installed.
+        venv: its directory; replaced if requirements or interpreter have changed.
+        requirements: a requirements file of pip.
+        what: name of the content, for the user.
+        options: further options of ``pip install``.
+        hashed: whether all requirements have hashes, which pip then checks.
 
     Raises:
-        InstallFailed: venv or pip failed; the text carries the end of its output.
+        InstallFailed: venv or pip failed; the text has the end of the output.
     """
     digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
     wanted = f"{digest} {sys.base_prefix} {sys.version_info[:2]}\n"
@@ -359,10 +369,13 @@ def ensure_venv(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Make sure that everything for a purpose is there.
+    """Install everything for a purpose.
+
+    Args:
+        arguments: of the command line.
 
     Returns:
-        The process's exit code, of sysexits.h.
+        The exit code of the process, from sysexits.h.
     """
     purpose, *rest = arguments or [""]
     if purpose not in PROGRAMS or rest not in ([], ["--as-root"]):
@@ -370,7 +383,7 @@ def main(arguments: Sequence[str]) -> int:
         return os.EX_USAGE
     try:
         ensure_programs(purpose)
-        # An ordinary user's environment is not made by root.
+        # Root must not create the environment of an ordinary user.
         if not rest:
             _ensure_environments(purpose)
     except InstallFailed as error:
@@ -380,10 +393,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _ensure_environments(purpose: str) -> None:
-    """What is not a package of the system's."""
+    """Install what does not come from system packages."""
     is_asked_for = purpose == "triton"
     if purpose == "venv" or not (is_asked_for or triton_unavailable() is None):
-        return  # the demo says so itself
+        return  # the demo reports that Triton is unavailable
     try:
         if not is_asked_for:
             ensure_programs("triton")
@@ -406,14 +419,15 @@ def run(
     environment: dict[str, str] | None = None,
     directory: Path | None = None,
 ) -> str:
-    """Run a command of an installation; its output.
+    """Run a command of an installation and return its output.
 
     Args:
-        environment: its variables; None for those of this process.
-        directory: where; None for here.
+        command: program and arguments.
+        environment: environment variables; None for those of this process.
+        directory: working directory; None for the current one.
 
     Raises:
-        InstallFailed: it failed; the text carries the end of its output.
+        InstallFailed: it failed; the text has the end of the output.
     """
     done = subprocess.run(  # noqa: S603 - our own command
         command,

@@ -1,4 +1,4 @@
-"""A child process that is started, watched and ended by the one who made it."""
+"""Child processes: start, wait until ready, and stop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.console import Console
 from meshtasks.errors import MeshError
 
 _POLL_SECONDS = 0.02
-#: How long helpers of a process may live on after it has ended.
+#: Longest wait for helpers of a process after it has ended.
 _RELEASE_SECONDS = 5.0
 _TAIL_LINES = 30
 
@@ -28,20 +28,20 @@ class ProcessFailed(MeshError):
 
 
 class Process:
-    """One program, run in a process group of its own, writing to a log file.
+    """A program in a process group of its own, with a log file.
 
-    The group keeps a terminal's Ctrl-C away from the child: who started it ends
-    it. A lock on the log file is inherited by the child and by whatever it
-    starts. It keeps two of them from sharing a directory, even when the first
-    outlived its parent, and tells when the last of them has gone.
+    The process group protects it from a terminal's Ctrl-C, so that only this object
+    ends it. The process and everything it starts inherit a lock on the log file. The
+    lock prevents two processes from sharing a directory, even if the first has outlived
+    its parent, and shows when all of them have ended.
 
     Args:
-        name: what it is called in error messages.
-        command: program and arguments; no secrets, since every user of the
-            machine can read them.
-        log_path: file that its output is appended to.
-        env: its whole environment; the parent's when not given.
-        stop_seconds: how long it may take to end in order.
+        name: for error messages.
+        command: program and arguments; no secrets, since all users can read them.
+        log_path: file to which its output is appended.
+        env: its whole environment; by default the parent's.
+        cwd: its working directory; by default the parent's.
+        stop_seconds: time it gets to end cleanly.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Its process id, which is also the id of its process group.
+        """Process id, which is also the id of the process group.
 
         Raises:
-            ProcessFailed: it has not been started.
+            ProcessFailed: the process has not been started.
         """
         if self._child is None:
             message = f"{self.name} has not been started"
@@ -77,15 +77,15 @@ class Process:
 
     @property
     def running(self) -> bool:
-        """Whether it has been started and has not ended."""
+        """Whether the process was started and has not ended."""
         return self._child is not None and not self._has_exited(self._child)
 
     def start(self) -> None:
-        """Start it; returns at once (see :meth:`wait_ready`).
+        """Start the process without waiting (see :meth:`wait_ready`).
 
         Raises:
-            ProcessFailed: the program is missing, or one with the same log
-                file is still running.
+            ProcessFailed: the program cannot be started, or another one with the same
+                log file is running.
         """
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
@@ -111,13 +111,13 @@ class Process:
                 raise ProcessFailed(message) from error
 
     def wait_ready(self, ready: Callable[[], bool], within_seconds: float) -> None:
-        """Return when ``ready`` says so; otherwise end the process.
+        """Wait until ``ready`` returns true and the process runs; else kill it.
 
-        It must run, too, or another server on its port would be taken for it.
+        The process must run too, because another server on its port may respond.
 
         Raises:
-            ProcessFailed: it ended, or was not ready in time; the text carries
-                the end of its log.
+            ProcessFailed: it ended, or was not ready in time; the text has the end of
+                its log.
         """
         deadline = time.monotonic() + within_seconds
         while not (ready() and self.running):
@@ -135,14 +135,16 @@ class Process:
         raise ProcessFailed(message)
 
     def stop(self, within_seconds: float | None = None) -> int | None:
-        """Ask it to end (SIGTERM), insist (SIGKILL) after ``within_seconds``, by
-        default those that it was made with.
+        """Send SIGTERM, and SIGKILL after ``within_seconds``.
 
-        The signal goes to the process itself, which ends its own children in
-        its own way; whatever it leaves of its group is killed.
+        SIGTERM goes only to the process itself, which ends its own children. What is
+        left of its process group is killed.
+
+        Args:
+            within_seconds: by default the ``stop_seconds`` of the process.
 
         Returns:
-            Its exit code, negative for a signal; None when never started.
+            The exit code, negative for a signal; None if never started.
         """
         child = self._child
         if child is None:
@@ -157,23 +159,23 @@ class Process:
         return self._end_group(child)
 
     def kill(self) -> None:
-        """End it and its whole group at once, without a chance to tidy up."""
+        """Kill the process and its whole group at once."""
         if self._child is not None:
             self._end_group(self._child)
 
     def output(self) -> str:
-        """What it has written since it was last started."""
+        """Return the output since the last start."""
         with self.log_path.open("rb") as log:
             log.seek(self._log_start_bytes)
             return log.read().decode(errors="replace")
 
     def tail(self) -> str:
-        """The last lines of :meth:`output`."""
+        """Return the last lines of :meth:`output`."""
         return "\n".join(self.output().splitlines()[-_TAIL_LINES:])
 
     @staticmethod
     def _is_locked(log: IO[bytes]) -> bool:
-        """Take the lock, unless a process that inherited it still lives."""
+        """Lock the log file; return true if another process holds the lock."""
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -182,18 +184,17 @@ class Process:
 
     @staticmethod
     def _has_exited(child: subprocess.Popen[bytes]) -> bool:
-        """Whether it ended, leaving it unreaped: its id stays its own."""
+        """Return whether it has ended, without reaping it, so its id stays valid."""
         if child.returncode is not None:
             return True
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
         return os.waitid(os.P_PID, child.pid, flags) is not None
 
     def _end_group(self, child: subprocess.Popen[bytes]) -> int:
-        """Kill what is left of the group, reap the child, await its helpers.
+        """Kill the rest of the group, reap the child, and wait for its helpers.
 
-        In this order, because once the child is reaped another process group
-        may be given its id. Helpers in groups of their own (Erlang has some)
-        end when they notice that the child is gone.
+        The order matters: after the child is reaped, another process group may get its
+        id. Helpers in other groups (Erlang has some) end when the child is gone.
         """
         if child.returncode is None:
             os.killpg(child.pid, signal.SIGKILL)
@@ -206,11 +207,11 @@ class Process:
 
 
 class Server:
-    """A server of its own on loopback, ended where its context ends.
+    """A server on loopback; its context manager starts and stops it.
 
     Args:
         process: the program.
-        is_ready: whether it answers.
+        is_ready: returns whether the server responds.
     """
 
     def __init__(self, process: Process, is_ready: Callable[[], bool]) -> None:
@@ -219,28 +220,28 @@ class Server:
 
     @property
     def running(self) -> bool:
-        """Whether it has been started and has not ended."""
+        """Whether the server was started and has not ended."""
         return self.process.running
 
     def start(self, within_seconds: float = 300.0) -> None:
-        """Start it and wait until it answers.
+        """Start the server and wait until it responds.
 
         Raises:
-            ProcessFailed: it did not; the text carries the end of its log.
+            ProcessFailed: it does not; the text has the end of its log.
         """
         self.process.start()
         self.process.wait_ready(self._is_ready, within_seconds)
 
     def stop(self) -> None:
-        """End it in order, as a machine's shutdown would."""
+        """Stop the server cleanly, like a shutdown of the machine."""
         self.process.stop()
 
     def kill(self) -> None:
-        """End it as a crash would (SIGKILL)."""
+        """Kill the server (SIGKILL), like a crash."""
         self.process.kill()
 
     def restart(self) -> None:
-        """Stop it, if it runs, and start it on the same ports and data."""
+        """Stop the server if it runs, and start it on the same ports and data."""
         self.stop()
         self.start()
 
@@ -253,16 +254,16 @@ class Server:
 
 
 class Steps:
-    """Steps that take a while: a spinner meanwhile, then a tick and the time taken."""
+    """Shows steps that take time: a spinner, then a tick and the time taken."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     @contextmanager
     def step(self, what: str) -> Iterator[None]:
-        """Show that ``what`` goes on; tick it off unless it fails."""
+        """Show that ``what`` is in progress; tick it unless it fails."""
         began = time.monotonic()
-        # Without a terminal rich shows no spinner.
+        # rich shows no spinner without a terminal.
         with self._console.status(f"{what} …"):
             yield
         spent_seconds = time.monotonic() - began
@@ -270,7 +271,7 @@ class Steps:
 
 
 def stop_together(parts: Sequence[Process | Server]) -> None:
-    """End them in order at the same time, because each takes its time."""
+    """Stop several parts at the same time, since each may take long."""
     first, *others = parts
     threads = [threading.Thread(target=each.stop) for each in others]
     for thread in threads:
@@ -281,23 +282,27 @@ def stop_together(parts: Sequence[Process | Server]) -> None:
 
 
 class Shutdown:
-    """Stops parts, the last one first. An interrupt meanwhile means: at once."""
+    """Stops parts in reverse order of their start; an interrupt kills the rest."""
 
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
         self._parts: list[tuple[str, Sequence[Process | Server]]] = []
 
     def add(self, name: str, *parts: Process | Server) -> None:
-        """Add something before it is started; it is not spoken of when it does not run.
+        """Add parts before they are started. Parts that do not run are not shown.
 
         Args:
-            name: what people know it by.
-            parts: what stops at the same time.
+            name: for the user.
+            parts: stopped at the same time.
         """
         self._parts.append((name, parts))
 
     def run(self, *, at_once: bool = False) -> None:
-        """Stop everything."""
+        """Stop all parts.
+
+        Args:
+            at_once: whether to kill them without a clean end.
+        """
         while self._parts:
             name, parts = self._parts.pop()
             try:
@@ -305,9 +310,9 @@ class Shutdown:
                     with self._steps.step(f"stopping {name}"):
                         stop_together(parts)
                 elif not at_once:
-                    stop_together(parts)  # what it may have left behind
+                    stop_together(parts)  # ends helpers that may be left
             except KeyboardInterrupt:
                 at_once = True
             finally:
                 for each in parts:
-                    each.kill()  # nothing is left to kill if it was stopped
+                    each.kill()  # does nothing if it was stopped

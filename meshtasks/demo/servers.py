@@ -1,14 +1,14 @@
 """Private servers: VictoriaMetrics, the embedded time-series store, and Triton.
 
-VictoriaMetrics is one binary, ready in a twentieth of a second (Debian's builds come
-without its web pages). It takes InfluxDB 2's ``/api/v2/write`` as it is and ignores
-token, organisation and bucket. The field ``celsius`` of the measurement
-``temperature`` becomes the series ``temperature_celsius``.
+VictoriaMetrics is one binary that is ready in 50 ms (Debian's builds have no web
+pages). It accepts InfluxDB 2's ``/api/v2/write`` and ignores token, organisation and
+bucket. The field ``celsius`` of the measurement ``temperature`` becomes the series
+``temperature_celsius``.
 
-Triton comes from NVIDIA's wheel and lives in a virtual environment of its own
-(:func:`meshtasks.demo.packages.ensure_triton`), since models of its Python backend need
-numpy 1. It is ready in half a second. It asks for Linux on x86-64 with glibc 2.35 and
-for a Python that was built as a shared library.
+Triton comes from NVIDIA's wheel, in a virtual environment of its own
+(:func:`meshtasks.demo.packages.ensure_triton`), because models of its Python backend
+need numpy 1. It is ready in half a second. It needs Linux on x86-64, glibc 2.35, and a
+Python that was built with a shared library.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ _LIBRARIES = (*python_libraries(), _PACKAGES / "nvidia_pytriton.libs")
 
 
 class VictoriaMetrics(Server):
-    """A VictoriaMetrics server on loopback with a data directory of its own.
+    """A VictoriaMetrics server on loopback, with its own data directory.
 
-    Killed, it loses the points of the last seconds: it acknowledges a write before it
-    is on disk.
+    If killed, it loses the points of the last seconds: it responds before a write is on
+    disk.
 
     Args:
-        directory: where it keeps its data and its log; created when missing,
-            and kept: a later server on the same directory has the same points.
-        port: TCP port; a free one when not given.
+        directory: for data and log; created if missing. A later server with the same
+            directory has the same points.
+        port: TCP port; by default a free one.
     """
 
     def __init__(self, directory: Path, *, port: int | None = None) -> None:
@@ -66,16 +66,16 @@ class VictoriaMetrics(Server):
                 program,
                 f"-storageDataPath={self.directory / 'data'}",
                 f"-httpListenAddr={loopback.HOST}:{self.port}",
-                # An archive may be replayed years later; a shorter retention
-                # would drop its points without a word.
+                # An archive may be replayed years later; a shorter retention would
+                # silently drop its points.
                 "-retentionPeriod=100y",
-                # A point that is written twice, as after a crash, is one point.
+                # A point that is written again, as after a crash, is one point.
                 "-dedup.minScrapeInterval=1ms",
-                # Superfluous tags would be cut off without a word.
+                # Further tags would be dropped silently.
                 "-maxLabelsPerTimeseries=256",
-                # Any web page that is open here could have series deleted.
+                # Without a key, any open web page could delete series.
                 f"-deleteAuthKey={secrets.token_urlsafe(16)}",
-                # Show a point as soon as it is stored, not 30 s later.
+                # Queries return a point at once, not 30 s later.
                 "-search.latencyOffset=0s",
                 "-memory.allowedBytes=256MB",
             ],
@@ -89,20 +89,19 @@ class VictoriaMetrics(Server):
         return f"http://{loopback.HOST}:{self.port}"
 
     def rows_inserted(self) -> int:
-        """Field values it has taken since it was started.
+        """Return the number of field values received since the start.
 
-        It counts values received, so one that arrives twice counts twice. The
-        number is up to a second old.
+        A value that arrives twice counts twice. The number is up to a second old.
 
         Raises:
-            OSError: it does not answer.
+            OSError: the server does not respond.
         """
         page = loopback.request("GET", self.port, "/metrics")
         return sum(int(float(value)) for value in _ROWS_INSERTED.findall(page))
 
 
 def unavailable_reason() -> str | None:
-    """Why there can be no server on this machine now; None if there can."""
+    """Return why Triton cannot run on this machine now; None if it can."""
     if reason := triton_unavailable():
         return reason
     try:
@@ -119,13 +118,14 @@ def unavailable_reason() -> str | None:
 
 
 class Triton(Server):
-    """A Triton server on loopback, with HTTP and nothing else.
+    """A Triton server on loopback, with HTTP only.
 
-    Models may be loaded and unloaded while it runs; at the start it loads all.
+    It loads all models at the start. Models can be loaded and unloaded while it runs.
 
     Args:
-        repositories: directories of models; none may be in two of them.
-        port: TCP port; a free one when not given.
+        directory: for log and backends; created if missing.
+        repositories: directories of models; each model must be in only one of them.
+        port: TCP port; by default a free one.
     """
 
     def __init__(
@@ -149,16 +149,15 @@ class Triton(Server):
                 "--allow-grpc=false",
                 "--allow-metrics=false",
                 f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
-                # A client that keeps its connection open makes it wait for as long as
-                # it may.
+                # An open connection of a client delays the exit by this time.
                 "--exit-timeout-secs=5",
             ],
             log_path=self.directory / "triton.log",
             env={
                 **os.environ,
-                # Its models run in the Python that is first on the path, with
-                # the library of that very Python: Debian's may be of another
-                # patch level, and then they fail in strange ways.
+                # Models run in the first Python on the PATH, which needs its own
+                # shared library: with one of another patch level, such as Debian's,
+                # they fail in strange ways.
                 "PATH": f"{TRITON_VENV / 'bin'}{os.pathsep}{os.environ['PATH']}",
                 "PYTHONPATH": str(_PACKAGES),
                 "LD_LIBRARY_PATH": os.pathsep.join(map(str, _LIBRARIES)),
@@ -170,16 +169,16 @@ class Triton(Server):
 
     @property
     def url(self) -> str:
-        """For ``MESH_TRITON_URL``."""
+        """Address, for ``MESH_TRITON_URL``."""
         return f"{loopback.HOST}:{self.port}"
 
     @override
     def start(self, within_seconds: float = 300.0) -> None:
-        """Start it and wait until it has loaded its models.
+        """Start the server and wait until it has loaded its models.
 
         Raises:
-            ProcessFailed: it is not installed, or did not start; then the text
-                carries the end of its log.
+            ProcessFailed: it is not installed, or did not start; then the text has the
+                end of its log.
         """
         if not _SERVER.is_dir():
             message = f"tritonserver is not installed; {_INSTALL} does that"
@@ -189,8 +188,7 @@ class Triton(Server):
 
     @override
     def stop(self) -> None:
-        """End it at once: it has nothing to lose, and takes three seconds to end in
-        order."""
+        """Kill the server: it has nothing to lose, and a clean end takes 3 s."""
         self.kill()
 
     @override
@@ -199,7 +197,7 @@ class Triton(Server):
         self._free_shared_memory()
 
     def _link_backend(self) -> None:
-        """Put the Python backend together, which the wheel brings in two places."""
+        """Link the Python backend's files, which the wheel has in two directories."""
         backend = self._backends / "python"
         backend.mkdir(parents=True, exist_ok=True)
         version = _PYTHON.removeprefix("python")
@@ -212,7 +210,7 @@ class Triton(Server):
                 link.symlink_to(source)
 
     def _free_shared_memory(self) -> None:
-        """Remove what it left: a megabyte for each model, unless it ended in order."""
+        """Remove the shared memory of a killed server, a megabyte per model."""
         shared = Path("/dev/shm")  # noqa: S108 - where Linux has shared memory
         for region in shared.glob(f"{self._shared_memory}*"):
             region.unlink(missing_ok=True)

@@ -1,14 +1,15 @@
-"""Run something that starts processes, and leave none of them behind.
+"""Run work that starts processes, and leave none of them behind.
 
-The program becomes two processes. A new one does the work, in a session of its own.
-The one that the shell knows becomes its keeper (this file, run as a program): it
-passes on the signals it gets, and in the end kills whatever is left of what the
-other one has started. If the keeper is killed (SIGKILL too), the kernel sends the
-worker SIGTERM, and it ends in order; if the worker is killed, the keeper inherits its
-orphans and ends them. So nothing is left unless both are killed at the same moment.
+The program becomes two processes. A new one, the worker, does the work in a session of
+its own. The original one, which the shell knows, becomes the keeper and executes this
+file as a program. It forwards signals to the worker and finally kills all processes
+that the worker has started. If the keeper is killed (even by SIGKILL), the kernel sends
+SIGTERM to the worker, which ends cleanly. If the worker is killed, the keeper inherits
+its child processes and ends them. So processes are left only if both are killed at the
+same time.
 
-Linux only, and exact: it follows the tree of processes and compares no names.
-Standard library only, since the keeper is nothing but this file.
+Linux only. It follows the process tree and compares no names. Standard library only,
+because the keeper runs nothing but this file.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from types import FrameType
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
-#: Ask for an end.
+#: Signals that ask a program to end.
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 _POLL_SECONDS = 0.05
@@ -37,36 +38,36 @@ _SHOW_CURSOR = "\x1b[?25h"
 
 
 def under_subreaper(work: Callable[[], int], *, grace_seconds: float = 20.0) -> int:
-    """Run ``work`` in a process of its own, which this call returns in.
+    """Run ``work`` in a new process, in which this call returns.
 
-    Call it while the program has one thread, and end the program with the exit
-    code it returns; the keeper ends with the same one.
+    Call it while the program has one thread, and exit with the returned code; the
+    keeper exits with the same one.
 
     Args:
-        work: what to do; SIGINT, SIGTERM, SIGHUP and SIGQUIT each raise
-            KeyboardInterrupt in it, every time.
-        grace_seconds: what it leaves behind is asked to end (SIGTERM), and killed
-            if it takes longer than this.
+        work: SIGINT, SIGTERM, SIGHUP and SIGQUIT raise KeyboardInterrupt in it, each
+            time.
+        grace_seconds: processes left by ``work`` get SIGTERM, and after this time
+            SIGKILL.
 
     Returns:
-        What ``work`` returned.
+        The result of ``work``.
     """
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # kept over exec
     sys.stdout.flush()
     sys.stderr.flush()
     keeper = os.getpid()
     if worker := os.fork():
-        # A name of its own: who ends a program by its name must not hit both.
+        # Another process name, so that ending a program by name does not hit both.
         arguments = [str(worker), str(grace_seconds)]
         program = [sys.executable, "-I", "-S", __file__, *arguments]
         os.execv(sys.executable, program)  # noqa: S606 - our own file
     for number in _not_ignored():
         signal.signal(number, _interrupt)
-    # A session of its own: a signal to the whole process group, as `timeout` and
-    # terminals send it, must not take both either.
+    # A new session: signals to the whole process group, as sent by `timeout` and
+    # terminals, must not hit both processes either.
     os.setsid()
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != keeper:  # it died before the kernel knew of our interest
+    if os.getppid() != keeper:  # the keeper ended before the prctl above
         return 128 + signal.SIGTERM
     return work()
 
@@ -75,10 +76,11 @@ def keep(worker: int, grace_seconds: float) -> int:
     """Wait for the worker, a child of this process, and end what it has left.
 
     Args:
+        worker: process id.
         grace_seconds: see :func:`under_subreaper`.
 
     Returns:
-        Its exit code; 128 + the signal's number if a signal ended it.
+        Exit code of the worker; 128 + signal number if a signal ended it.
     """
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
@@ -86,9 +88,9 @@ def keep(worker: int, grace_seconds: float) -> int:
 
     for number in _not_ignored():
         signal.signal(number, pass_on)
-    # Ctrl-Z would suspend this process alone, and the other would go on drawing.
+    # Ctrl-Z would suspend only this process, while the worker keeps drawing.
     signal.signal(signal.SIGTSTP, signal.SIG_IGN)
-    # Left unreaped until no signal is passed on any more, so its id stays its own.
+    # Reap the worker only when no more signals are forwarded to its process id.
     while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)) is not None:
         if ended.si_pid == worker:
             break
@@ -107,8 +109,10 @@ def keep(worker: int, grace_seconds: float) -> int:
 
 
 def _not_ignored() -> list[signal.Signals]:
-    """Those that end this program. `nohup` ignores some, and so do shells for what
-    they start in the background."""
+    """Return the ending signals that are not ignored.
+
+    `nohup` ignores some, as do shells for background processes.
+    """
     return [each for each in _ENDING if signal.getsignal(each) != signal.SIG_IGN]
 
 
@@ -124,7 +128,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _end_orphans(grace_seconds: float) -> None:
-    """End all descendants: as the nearest subreaper, this process inherits them."""
+    """End all descendants. This process is their subreaper and inherits orphans."""
     asked: set[int] = set()
     deadline = time.monotonic() + grace_seconds
     while _reap():
@@ -133,7 +137,7 @@ def _end_orphans(grace_seconds: float) -> None:
             for pid in _descendants(os.getpid(), tree):
                 _send(pid, signal.SIGKILL)
         else:
-            # Leaders only, each once: they end their own children in their own way.
+            # Only direct children, and only once: they end their own children.
             for pid in set(tree[os.getpid()]) - asked:
                 asked.add(pid)
                 _send(pid, signal.SIGTERM)
@@ -141,7 +145,7 @@ def _end_orphans(grace_seconds: float) -> None:
 
 
 def _reap() -> bool:
-    """Collect children that ended; whether there are others."""
+    """Reap children that have ended; return whether there are others."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -151,7 +155,7 @@ def _reap() -> bool:
 
 
 def _send(pid: int, number: int) -> None:
-    # Our own child keeps its id until it is reaped; a grandchild may be gone.
+    # The id of a child stays valid until it is reaped; a grandchild may be gone.
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
@@ -163,12 +167,12 @@ def _descendants(pid: int, tree: dict[int, list[int]]) -> Iterator[int]:
 
 
 def _children_by_parent() -> dict[int, list[int]]:
-    """Every process of the machine, by its parent (proc(5), /proc/pid/stat)."""
+    """Return all processes of the machine by parent (proc(5), /proc/pid/stat)."""
     tree: dict[int, list[int]] = defaultdict(list)
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                # The second field is the name in brackets, which may hold anything.
+                # The second field, the name in brackets, may contain any character.
                 after_name = (entry / "stat").read_text().rpartition(")")[2]
                 tree[int(after_name.split()[1])].append(int(entry.name))
     return tree

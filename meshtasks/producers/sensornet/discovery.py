@@ -365,7 +365,7 @@ class Announcements:
         ]
 
     def _named(self, config_key: str, entity: Announced) -> Announced:
-        """Return the entity, with a longer name if another of its device has the same."""
+        """Return the entity, with a longer name if its own is not unique."""
         if not entity.device or self._same_name[entity.device, entity.entity] == 1:
             return entity
         longer = f"{config_key.removesuffix('.config')}.{entity.entity}"

@@ -37,19 +37,20 @@ from meshtasks.producers.simulator.house import (
 
 _DAY_SECONDS = 86_400.0
 _HISTORY_DAYS = 7
-#: How long anything here waits without looking at what else there is to do.
+#: Longest wait before checking for a stop and for the file to be written.
 _LONGEST_WAIT_SECONDS = 0.25
 _WRITE_INTERVAL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast, and when it ends.
+    """Speed and end of a run.
 
     Attributes:
-        for_seconds: length of the run; None for no end.
-        count: messages; None for no end.
-        until_present: end when the house's clock reaches the real one.
+        rate_per_second: messages per second.
+        for_seconds: length of the run; None for no limit.
+        count: number of messages; None for no limit.
+        until_present: whether to end when the house's clock reaches the real time.
     """
 
     rate_per_second: float
@@ -59,15 +60,15 @@ class Pace:
 
 
 class Run:
-    """A run of a house: submits its messages until the pace's end or a stop, and counts
-    those that the broker has confirmed, and what is in them, so that a demo or test can
-    reconcile them with what was stored.
+    """Publishes the messages of a house and counts what the broker confirms.
+
+    A demo or test compares the counts with what was stored.
 
     Args:
-        path: file to keep the summary in; None for none.
+        path: file for the summary; None for no file.
 
     Raises:
-        ConfigError: there is no usable ``MESH_BROKER_URL``.
+        ConfigError: as :func:`~meshtasks.producers.session.broker_url`.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Run:
         )
 
     def feed(self) -> None:
-        """Run to the end."""
+        """Submit messages until the pace's end or a stop."""
         began = time.monotonic()
         for number, message in enumerate(self._house.messages()):
             due_seconds = number / self._pace.rate_per_second
@@ -103,8 +104,8 @@ class Run:
             body = message.body
             if not self._wait_until(began + due_seconds):
                 return
-            # A house could not wait, but its counters would not add up if it dropped
-            # anything.
+            # Real sensors cannot wait. The simulator does, because dropped messages
+            # would spoil its counts.
             while not self.producer.wait_for_room(len(body), _LONGEST_WAIT_SECONDS):
                 if self._stop.is_set():
                     return
@@ -112,10 +113,13 @@ class Run:
             self._submit(message, body)
 
     def write(self, *, finished: bool) -> None:
-        """Write the file, if one is wanted.
+        """Write the summary to the file, if there is one.
+
+        Args:
+            finished: whether the run has ended.
 
         Raises:
-            typer.Exit: it cannot be written.
+            typer.Exit: the file cannot be written.
         """
         self._written_at = time.monotonic()
         if self._path is None:
@@ -128,13 +132,14 @@ class Run:
             raise typer.Exit(os.EX_CANTCREAT) from error
 
     def summary(self, *, finished: bool) -> dict[str, object]:
-        """What is confirmed, what the broker did not take, and the faults.
+        """Return the counts of confirmed records, of unpublished ones and of faults.
 
         Returns:
             Among others ``messages``; ``records`` = ``good_records`` (to be stored) +
-            ``bad_records`` (to be dead-lettered); ``bad_messages`` by what is
-            wrong with them; ``messages_by_kind``, ``good_records_by_kind`` and
-            ``bad_records_by_kind`` by :func:`domain_kind_of`.
+            ``bad_records`` (to be dead-lettered); ``bad_messages`` by
+            :class:`~meshtasks.producers.simulator.badmessages.BadKind`;
+            ``messages_by_kind``, ``good_records_by_kind`` and ``bad_records_by_kind``
+            by :func:`domain_kind_of`.
         """
         counts = self.producer.counts()
         with self._lock:
@@ -167,7 +172,7 @@ class Run:
         )
 
     def _wait_until(self, moment: float) -> bool:
-        """Wait for a moment of the monotonic clock; false to stop instead."""
+        """Wait until a time of the monotonic clock; return false to stop instead."""
         while (remaining := moment - time.monotonic()) > 0:
             self._stop.wait(min(remaining, _LONGEST_WAIT_SECONDS))
             if self._stop.is_set():
@@ -190,7 +195,7 @@ class Run:
         self.producer.submit_message(outgoing, records=message.record_count)
 
     def _count(self, batch: Sequence[Pending]) -> None:
-        """Count messages that the broker has stored; called by the producer."""
+        """Count confirmed messages; called in the producer's thread."""
         with self._lock:
             for message, records in batch:
                 good = records
@@ -205,7 +210,7 @@ class Run:
                 self._good_records[domain_kind] += good
 
     def _write_now_and_then(self) -> None:
-        """Write the file, if it is a second old."""
+        """Write the file if it is a second old."""
         if time.monotonic() - self._written_at >= _WRITE_INTERVAL_SECONDS:
             self.write(finished=False)
 
@@ -367,7 +372,7 @@ def _parsed(moment: str) -> float:
 
 
 def _history_seconds(pace: Pace, speed: float) -> float:
-    """Time that passes in the house during a sped-up run."""
+    """Return how long the run is by the house's clock."""
     if pace.for_seconds is not None:
         return pace.for_seconds * speed
     if pace.count is not None:

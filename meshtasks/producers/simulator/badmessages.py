@@ -1,7 +1,7 @@
-"""Messages that no handler can take: the ten ways devices break a format.
+"""Bad messages: ten ways in which devices break a format.
 
-They are made of good records of every kind that the mesh takes, whose ids end in
-``broken``, so no good record of the house is ever the same.
+They are made from good records of every kind that the mesh accepts. Their ids end in
+``broken``, so they never equal a good record of the house.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from enum import StrEnum
 from meshtasks.producers.simulator import devices
 from meshtasks.producers.simulator.sensors import SENSORS, motion_record, utc_time
 
-#: AMQP header that names what is wrong with a simulated bad message.
+#: AMQP header with the kind of a bad message.
 LABEL_HEADER = "x-simulated-fault"
 
 #: Kinds of records whose values have a unit.
 _WITH_UNIT = frozenset({"sensors.temperature", "sensors.humidity"})
-#: Twice what the queues take.
+#: Twice the limit of the queues.
 _OVERSIZED_BYTES = 2 * 1024 * 1024
 _BROKEN = "broken"
 
@@ -43,24 +43,26 @@ class BadKind(StrEnum):
 
     @property
     def bad_records(self) -> int:
-        """Records of such a message that end as dead letters."""
+        """Number of records in such a message that become dead letters."""
         return 2 if self is BadKind.ARRAY_WITH_BAD_MEMBERS else 1
 
     @property
     def good_records(self) -> int:
-        """Records of such a message that are stored all the same."""
+        """Number of records in such a message that are stored."""
         return 2 if self is BadKind.ARRAY_WITH_BAD_MEMBERS else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Specimen:
-    """Good records of one kind, to be spoilt.
+    """How to make good records of one kind, and how to make them bad.
 
     Attributes:
-        record: makes one; takes its timestamp, and what its identity ends with.
-        required: the field that it cannot do without.
-        wrong: fields with values of the wrong type.
-        lenient: any number is a time to it, and so is any time to come.
+        exchange: of the messages.
+        routing_key: of the messages.
+        record: makes a good record from its timestamp and a suffix of its id.
+        required: a required field.
+        wrong: fields with values of a wrong type.
+        lenient: whether any number and any future time is a valid timestamp.
     """
 
     exchange: str
@@ -72,15 +74,14 @@ class Specimen:
 
 
 class Deck:
-    """Deals the kinds of bad messages, each once before any comes again, and turns
-    to each kind of record equally often.
+    """Chooses the bad messages: each kind of fault once per round, in random order.
 
-    But for oversized ones: after the first round only one in twenty has one, or
-    a dead-letter queue would soon hold little else.
+    Every kind of record is used equally often. Oversized messages occur in the first
+    round, and then in one of twenty, because they would fill the dead-letter queue.
 
     Args:
-        domain_kinds: the kinds of records.
-        rng: shuffles.
+        domain_kinds: kinds of records, as in :data:`SPECIMENS`.
+        rng: source of the order.
     """
 
     _ROUNDS_PER_OVERSIZED = 20
@@ -93,20 +94,20 @@ class Deck:
         self._dealt: Counter[str] = Counter()
 
     def deal(self) -> tuple[BadKind, str]:
-        """What is wrong with the next one, and what kind of record is in it."""
+        """Return the next kind of fault, and the kind of record to apply it to."""
         if not self._cards:
             kinds = list(BadKind)
             if self._rounds % self._ROUNDS_PER_OVERSIZED:
                 kinds.remove(BadKind.OVERSIZED)
             self._rounds += 1
-            # Those with the least choice choose first.
+            # Kinds that suit the fewest records choose first.
             kinds.sort(key=lambda kind: len(self._candidates(kind)))
             self._cards = [self._card(kind) for kind in kinds if self._candidates(kind)]
             self._rng.shuffle(self._cards)
         return self._cards.pop()
 
     def _candidates(self, kind: BadKind) -> list[str]:
-        """Only what measures something has a unit."""
+        """Return the kinds of records that can have this fault."""
         if kind is not BadKind.UNKNOWN_UNIT:
             return list(self._domain_kinds)
         return [name for name in self._domain_kinds if name in _WITH_UNIT]
@@ -124,7 +125,7 @@ class Deck:
 def bad_body(
     kind: BadKind, specimen: Specimen, now_ms: int, rng: random.Random
 ) -> bytes:
-    """A body of this kind, as a device might send it by mistake."""
+    """Return a body with this fault, as a device might send it by mistake."""
     now = utc_time(now_ms)
 
     def good(suffix: str = "", **extra: object) -> dict[str, object]:
@@ -153,7 +154,7 @@ def bad_body(
 
     makers: dict[BadKind, Callable[[], bytes]] = {
         BadKind.NOT_JSON: lambda: _encoded(good())[:-9],
-        # A degree sign as old firmware writes it.
+        # The degree sign in Latin-1, as old firmware sends it.
         BadKind.NOT_UTF8: lambda: _encoded(good(note="°C"), "latin-1"),
         BadKind.EMPTY: lambda: b"",
         BadKind.ARRAY_WITH_BAD_MEMBERS: array_with_bad_members,
@@ -263,7 +264,7 @@ def _alert(room: str, _rng: random.Random) -> Specimen:
     return Specimen(devices.ALERTS, key, record, "severity", wrong, lenient=True)
 
 
-#: By what they are counted as; each takes a room.
+#: Kind of record → makes its specimen for a room.
 SPECIMENS: Mapping[str, Callable[[str, random.Random], Specimen]] = {
     "sensors.temperature": lambda room, rng: _reading("temperature", room, rng),
     "sensors.humidity": lambda room, rng: _reading("humidity", room, rng),
@@ -279,8 +280,8 @@ SPECIMENS: Mapping[str, Callable[[str, random.Random], Specimen]] = {
     "alerts": _alert,
 }
 
-#: Kinds of domains whose routing keys do not begin with them:
-#: the first word, the index and text of another, and the kind.
+#: Kinds that are not the first two words of their routing keys: first word, index and
+#: text of another word, kind.
 _KINDS_BY_WORD = (
     ("home", -1, "state_changed", "home.events.state_changes"),
     ("home", -1, "trigger", "home.events.automations"),
@@ -290,8 +291,11 @@ _KINDS_BY_WORD = (
 
 
 def domain_kind_of(routing_key: str) -> str:
-    """What a message is counted as: the name of the queue it goes to, and for alerts,
-    which go to two, ``alerts``."""
+    """Return the kind that a message is counted as.
+
+    It is the name of the queue, except for alerts, which go to two queues: they count
+    as ``alerts``.
+    """
     words = routing_key.split(".")
     if words[0] == "alerts":
         return "alerts"

@@ -1,7 +1,7 @@
-"""What else the house sends: Home Assistant, hosts and services, models, alerts.
+"""Other senders in the house: Home Assistant, hosts and services, models, alerts.
 
-Each kind has its record as a function, which bad messages are made of, too, and a
-function that makes the emitter which sends such records.
+Each kind has a function that makes its record, which is also used for bad messages, and
+a function that makes the emitter of these records.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HOME_EVENTS, METRICS, AI, ALERTS = "home.events", "metrics", "ai", "alerts"
 
 
 class Thing(NamedTuple):
-    """An entity of Home Assistant, with the states that it goes through in turn."""
+    """An entity of Home Assistant, and the states that it goes through in turn."""
 
     entity_id: str
     states: Sequence[str]
@@ -50,8 +50,10 @@ AUTOMATIONS = {
 def state_object(
     thing: Thing, state: str, context: str, timestamp: object
 ) -> dict[str, object]:
-    """A state as in Home Assistant's ``state_changed``
-    (https://www.home-assistant.io/docs/configuration/events/)."""
+    """Return a state as in Home Assistant's ``state_changed``.
+
+    See https://www.home-assistant.io/docs/configuration/events/.
+    """
     return {
         "entity_id": thing.entity_id,
         "state": state,
@@ -64,13 +66,13 @@ def state_object(
 
 
 def trigger_record(name: str, trigger: str, timestamp: object) -> dict[str, object]:
-    """An automation was triggered."""
+    """Return the record of an automation's trigger."""
     automation = f"automation.{name}"
     return {"automation": automation, "trigger": trigger, "timestamp": timestamp}
 
 
 def entity(thing: Thing, rng: random.Random) -> Emitter:
-    """Sends the changes of an entity; the first one has no old state."""
+    """Return the emitter of an entity's changes; the first has no old state."""
     states = cycle(thing.states)
     last: dict[str, object] | None = None
 
@@ -84,7 +86,7 @@ def entity(thing: Thing, rng: random.Random) -> Emitter:
 
 
 def automation(name: str, trigger: str) -> Emitter:
-    """Sends that an automation was triggered."""
+    """Return the emitter of an automation's triggers."""
     return single(
         HOME_EVENTS,
         f"home.automation.{name}.trigger",
@@ -92,10 +94,10 @@ def automation(name: str, trigger: str) -> Emitter:
     )
 
 
-#: A value of a metric, or several named ones; what measures it takes epoch seconds.
+#: A value, or several named values.
 _Value = Mapping[str, float] | float
 _Measure = Callable[[float, random.Random], _Value]
-#: Each core of a host is a record of one array message.
+#: Cores of a host; their records are one array message.
 _CORES = 4
 
 
@@ -133,8 +135,8 @@ def _backlog(seconds: float, rng: random.Random) -> _Value:
 
 
 HOSTS = ("nas", "pi", "mini")
-#: Tag, routing key, who has it, and the metrics by name. Names have no underscore:
-#: some stores put one between name and field.
+#: Tag, routing key, owners of the metrics, and metrics by name. Names have no
+#: underscore, because some stores join name and field with one.
 GAUGES: Sequence[tuple[str, str, Sequence[str], Mapping[str, _Measure]]] = (
     (
         "host",
@@ -154,13 +156,13 @@ GAUGES: Sequence[tuple[str, str, Sequence[str], Mapping[str, _Measure]]] = (
 def metric_record(
     name: str, value: _Value, tags: Mapping[str, str], timestamp: object
 ) -> dict[str, object]:
-    """A metric at one moment."""
+    """Return the record of a metric."""
     what = "fields" if isinstance(value, Mapping) else "value"
     return {"name": name, what: value, "tags": dict(tags), "timestamp": timestamp}
 
 
 def gauges(rng: random.Random) -> list[Emitter]:
-    """Send one metric each."""
+    """Return an emitter for each metric of hosts and services."""
 
     def gauge(key: str, tag: str, owner: str, name: str, measure: _Measure) -> Emitter:
         def record(now_ms: int) -> dict[str, object]:
@@ -178,7 +180,7 @@ def gauges(rng: random.Random) -> list[Emitter]:
 
 
 def processor(host: str, rng: random.Random) -> Emitter:
-    """Sends the load of every core of a host, in one array message."""
+    """Return the emitter of the load of a host's cores, as one array message."""
 
     def emit(now_ms: int) -> Emission:
         records = []
@@ -193,12 +195,12 @@ def processor(host: str, rng: random.Random) -> Emitter:
     return Emitter(emit)
 
 
-#: The sample model of config/triton, and how many temperatures it takes.
+#: The sample model of config/triton, and the number of temperatures it needs.
 MODEL = "temperature-anomaly"
 WINDOW_READINGS = 24
 _WINDOW_STEP_SECONDS = 240.0
 _NOISE_CELSIUS = 0.06
-#: The model that the camera at the door runs itself.
+#: A model that runs in the camera at the door.
 _CAMERA_MODEL = "doorbell-person"
 
 
@@ -210,7 +212,7 @@ def _tensor(name: str, columns: int, data: Sequence[float]) -> dict[str, object]
 def request_record(
     sensor_id: str, room: str, window: Sequence[float], number: int, timestamp: object
 ) -> dict[str, object]:
-    """A request to the sample model; the window is in °C, the latest value last."""
+    """Return a request to the sample model; the window is in °C, latest value last."""
     return {
         "request_id": f"{sensor_id}-{number}",
         "model": MODEL,
@@ -224,7 +226,7 @@ def request_record(
 def result_record(
     probability: float, number: int, timestamp: object
 ) -> dict[str, object]:
-    """A result of the camera's model."""
+    """Return a result of the camera's model."""
     return {
         "request_id": f"frame-{number}",
         "model": _CAMERA_MODEL,
@@ -238,8 +240,11 @@ def result_record(
 def window_requests(
     room: str, celsius: Callable[[float], float], rng: random.Random
 ) -> Emitter:
-    """Requests how unusual the last temperatures of a room are, which ``celsius`` gives
-    for a moment in epoch seconds."""
+    """Return the emitter of requests about the last temperatures of a room.
+
+    Args:
+        celsius: returns the temperature at a time in epoch seconds.
+    """
 
     def record(now_ms: int) -> dict[str, object]:
         moments = (
@@ -257,7 +262,7 @@ def window_requests(
 
 
 def camera(rng: random.Random) -> Emitter:
-    """Sends what the camera's own model finds."""
+    """Return the emitter of results of the camera's model."""
     return single(
         AI,
         f"ai.result.{_CAMERA_MODEL}",
@@ -266,7 +271,7 @@ def camera(rng: random.Random) -> Emitter:
 
 
 class Warned(NamedTuple):
-    """Something that devices warn of."""
+    """A kind of alert."""
 
     severity: str
     source: str
@@ -275,7 +280,7 @@ class Warned(NamedTuple):
 
     @property
     def routing_key(self) -> str:
-        """Of its alerts."""
+        """Routing key of its alerts."""
         return f"alerts.{self.severity}.{self.source}"
 
 
@@ -285,16 +290,16 @@ WARNINGS = (
     Warned("critical", "smoke_detector", "Smoke in the {}", "Smoke in the {}!"),
     Warned("warning", "window_contact", "{} window is open", "It rains; see the {}."),
 )
-#: By the house's clock, between two alerts.
+#: Time between two alerts by the house's clock.
 _ALERT_INTERVAL_MS = 1_000
-#: So many go on at the same time; then the first one is resolved.
+#: Limit of active alerts; at the limit the oldest is resolved.
 _ALERTS_AT_ONCE = 4
 
 
 def alert_record(
     warned: Warned, room: str, starts_at: object, *, resolved: bool = False
 ) -> dict[str, object]:
-    """An alert that begins, or is resolved."""
+    """Return the record of an alert that starts or is resolved."""
     location = room.replace("_", " ")
     title = warned.title.format(location)
     return {
@@ -309,8 +314,10 @@ def alert_record(
 
 
 def alerts(rooms: Sequence[str]) -> Emitter:
-    """Sends one alert after the other, in one room after the other; each is resolved
-    some seconds later."""
+    """Return the emitter of alerts, in one room after the other.
+
+    Each alert is resolved some seconds later.
+    """
     active: deque[tuple[Warned, str, int]] = deque()
     begun = 0
 

@@ -1,7 +1,7 @@
-"""The house: the air of its rooms, its sensors, and their messages, moment by moment.
+"""The house: climate of its rooms, its sensors, and their messages in order of time.
 
-Temperatures are closed functions of the time, not simulated step by step: any
-moment can be computed, at any speed.
+Temperatures are functions of the time, not simulated step by step. So they can be
+computed for any time, at any speed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _MAGNUS_B_CELSIUS = 243.04
 
 
 def relative_humidity_percent(celsius: float, dew_point_celsius: float) -> float:
-    """Relative humidity of air at a temperature and dew point, 0 to 100."""
+    """Return the relative humidity (0 to 100) of air with this dew point."""
 
     def saturation(temperature: float) -> float:
         return math.exp(_MAGNUS_A * temperature / (_MAGNUS_B_CELSIUS + temperature))
@@ -51,23 +51,25 @@ def relative_humidity_percent(celsius: float, dew_point_celsius: float) -> float
 
 
 class Weather:
-    """A temperate climate: seasons, days, and fronts that pass in days. Times are epoch
-    seconds; the sun is that of UTC."""
+    """A temperate climate with seasons, days, and fronts that last days.
+
+    Times are epoch seconds; the time of day is UTC.
+    """
 
     def __init__(self, rng: random.Random) -> None:
-        # Periods that share no common multiple: the sequence does not repeat.
+        # The periods have no common multiple in practice, so nothing repeats.
         self._fronts = [
             (days, rng.uniform(0.8, 2.2), rng.uniform(0.0, math.tau))
             for days in (2.3, 5.1, 9.7)
         ]
 
     def outdoor_celsius(self, seconds: float) -> float:
-        """Air temperature outside: coldest mid-January and at 3 in the morning."""
+        """Return the outdoor temperature, lowest in mid-January and at 3 am."""
         day = math.cos(math.tau * (_hour(seconds) - 15.0) / 24.0)
         return self._mean_celsius(seconds) + 4.0 * day
 
     def dew_point_celsius(self, seconds: float) -> float:
-        """Dew point outside; it hardly follows the day."""
+        """Return the outdoor dew point, which does not follow the time of day."""
         return self._mean_celsius(seconds) - 3.5
 
     def _mean_celsius(self, seconds: float) -> float:
@@ -82,12 +84,13 @@ class Weather:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """Something that happens every day: cooking, a shower.
+    """Something that happens every day, such as cooking or a shower.
 
     Attributes:
-        hour: its middle, hour of the day.
+        hour: hour of the day at its peak.
         width_hours: standard deviation of its course.
-        dew_point_celsius: how much it raises the dew point.
+        celsius: increase of the temperature at the peak.
+        dew_point_celsius: increase of the dew point at the peak.
     """
 
     hour: float
@@ -96,20 +99,21 @@ class Episode:
     dew_point_celsius: float
 
     def strength(self, seconds: float) -> float:
-        """0 to 1, over the day."""
+        """Return its strength at a time, 0 to 1."""
         apart = (_hour(seconds) - self.hour + 12.0) % 24.0 - 12.0
         return math.exp(-0.5 * (apart / self.width_hours) ** 2)
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """A room and how it follows the day.
+    """A room, and how its climate follows day and weather.
 
     Attributes:
-        celsius: mean temperature at 10 °C outside.
+        celsius: mean temperature at 10 °C outdoors.
         swing_celsius: half the difference between day and night.
-        exposure: share of a change outside that arrives inside, 0 to 1.
-        moisture_celsius: dew point above the one outside.
+        exposure: share of an outdoor change that takes effect indoors, 0 to 1.
+        moisture_celsius: difference between indoor and outdoor dew point.
+        episode: what happens in it every day.
     """
 
     name: str
@@ -122,17 +126,17 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Overheating:
-    """A room that overheats again and again, so that there is something to alert on.
+    """A room that overheats every five minutes, to cause alerts.
 
-    It warms within four seconds, stays hot for forty, and is back to normal half
-    a minute later.
+    It heats up within four seconds, stays hot for forty, and is back to normal half a
+    minute later.
     """
 
     room: str
     from_seconds: float
 
     def celsius(self, seconds: float) -> float:
-        """How much warmer the room is at this moment."""
+        """Return the increase of the temperature at a time."""
         if seconds < self.from_seconds:
             return 0.0
         since = (seconds - self.from_seconds) % _OVERHEATS_EVERY_SECONDS
@@ -142,13 +146,13 @@ class Overheating:
 
 @dataclass(frozen=True, slots=True)
 class Climate:
-    """The air in every room at every moment."""
+    """The climate of every room at any time."""
 
     weather: Weather
     overheating: Overheating | None
 
     def celsius(self, room: Room, seconds: float) -> float:
-        """Air temperature in a room."""
+        """Return the temperature of a room."""
         day = math.cos(math.tau * (_hour(seconds) - 17.0) / 24.0)
         outside = self.weather.outdoor_celsius(seconds) - 10.0
         value = room.celsius + room.swing_celsius * day + room.exposure * outside
@@ -159,8 +163,10 @@ class Climate:
         return value
 
     def humidity_percent(self, room: Room, seconds: float) -> float:
-        """Relative humidity in a room: the moisture outside and of its use, at the
-        temperature inside."""
+        """Return the relative humidity of a room.
+
+        It follows from the outdoor moisture, the use of the room and its temperature.
+        """
         dew_point = self.weather.dew_point_celsius(seconds) + room.moisture_celsius
         if room.episode:
             raised = room.episode.dew_point_celsius
@@ -193,7 +199,7 @@ _REQUESTING_ROOMS = ("living_room", "greenhouse")
 
 
 class Domain(StrEnum):
-    """What parts of a house send: the first word of their routing keys."""
+    """A group of senders: the first word of their routing keys."""
 
     SENSORS = "sensors"
     HOME = "home"
@@ -207,22 +213,21 @@ DOMAINS = frozenset(Domain)
 
 @dataclass(frozen=True, slots=True)
 class HouseOptions:
-    """What kind of house it is.
+    """Options of a house.
 
     Attributes:
-        seed: the same seed gives the same weather, sensors, faults and bad
-            messages.
+        seed: the same seed gives the same weather, sensors, faults and bad messages.
         start_ms: the house's clock at the first message, epoch milliseconds.
-        step_ms: how far that clock goes from one message to the next.
+        step_ms: time of the house's clock between two messages, milliseconds.
         bad_share: share of bad messages, 0 to 1.
-        fault_interval_seconds: mean time between the faults of one sensor; 0
-            for sensors that have none.
-        overheating_room: name of a room that overheats one second after the
-            start and every five minutes.
-        to_be_packed: only sensors that send single records with an id and a
-            timestamp, so that the producer can pack many into one message.
-        domains: what it sends.
-        with_requests: whether it sends requests to the sample model of config/triton.
+        fault_interval_seconds: mean time between the faults of one sensor; 0 for no
+            faults.
+        overheating_room: name of a room that overheats one second after the start and
+            every five minutes.
+        to_be_packed: only use sensors whose records are single and have id and
+            timestamp, so that the producer can pack them into arrays.
+        domains: groups of senders to use.
+        with_requests: whether to send requests to the sample model of config/triton.
     """
 
     seed: int
@@ -240,10 +245,10 @@ class SimulatedMessage(NamedTuple):
     """One message of the house.
 
     Attributes:
-        timestamp: epoch seconds, by the house's clock.
-        records: the JSON records of a good message; several are an array.
+        timestamp: epoch seconds by the house's clock.
+        records: records of a good message; several are an array.
         bad: what is wrong with the message; None for a good one.
-        bad_body: the bytes of a bad one.
+        bad_body: body of a bad message.
     """
 
     exchange: str
@@ -255,7 +260,7 @@ class SimulatedMessage(NamedTuple):
 
     @property
     def body(self) -> bytes:
-        """The bytes to publish."""
+        """Body to publish."""
         if self.bad:
             return self.bad_body
         first, *others = self.records
@@ -263,18 +268,18 @@ class SimulatedMessage(NamedTuple):
 
     @property
     def record_count(self) -> int:
-        """How many records that is, good and bad."""
+        """Number of records, good and bad."""
         if self.bad:
             return self.bad.good_records + self.bad.bad_records
         return len(self.records)
 
 
 class House:
-    """An endless sequence of messages, the same for the same options."""
+    """An endless sequence of messages; the same options give the same messages."""
 
     def __init__(self, options: HouseOptions) -> None:
         self.options = options
-        #: Faults that began, by name.
+        #: Number of sensor faults by name.
         self.faults: Counter[str] = Counter()
         rng = random.Random(options.seed)
         self._emitters = _emitters(options, rng, self.faults)
@@ -289,7 +294,7 @@ class House:
         self._deck = Deck(self._specimens, rng)
 
     def messages(self) -> Iterator[SimulatedMessage]:
-        """The messages in the order of the house's clock. Call it once."""
+        """Yield the messages in order of the house's clock. Call it only once."""
         options = self.options
         emitters = cycle(self._emitters)
         late_ms = 0
@@ -302,13 +307,13 @@ class House:
             while (emission := next(emitters).emit(now_ms)) is None:
                 silent += 1
                 if silent % len(self._emitters) == 0:
-                    # All have sent at this moment: the clock has to move on.
+                    # All emitters have sent at this time: advance the clock.
                     late_ms += 1
                     now_ms += 1
             yield SimulatedMessage(*emission)
 
     def _is_bad(self, number: int) -> bool:
-        """Spread evenly, so that the share is exact at any length."""
+        """Return whether a message is bad, so that the share is exact at any length."""
         share = self.options.bad_share
         return int((number + 1) * share) > int(number * share)
 
@@ -328,7 +333,7 @@ class House:
 def _emitters(
     options: HouseOptions, rng: random.Random, faults: Counter[str]
 ) -> list[Emitter]:
-    """Everything in the house that sends messages."""
+    """Return all senders of the house."""
     overheating = options.overheating_room and Overheating(
         options.overheating_room, options.start_ms / 1000 + 1.0
     )
@@ -336,7 +341,7 @@ def _emitters(
     builders: dict[Domain, Callable[[], Sequence[Emitter]]] = {
         Domain.SENSORS: lambda: [
             *_climate_sensors(options, climate, rng, faults),
-            # Every other one leaves all but the motion out, if that is allowed.
+            # Every other one sends incomplete records, unless they are to be packed.
             *(
                 motion_sensor(room, complete=options.to_be_packed or number % 2 == 0)
                 for number, room in enumerate(_MOTION_ROOMS)
@@ -375,9 +380,11 @@ def _emitters(
 def _climate_sensors(
     options: HouseOptions, climate: Climate, rng: random.Random, faults: Counter[str]
 ) -> list[Emitter]:
-    """A room has two thermometers and a hygrometer of differing makes; of makes
-    that give no id it has at most one of a kind, since its room is its id. A
-    logger with eight probes hangs in the cellar, if arrays are allowed.
+    """Return the temperature and humidity sensors.
+
+    Each room has two thermometers and a hygrometer, in different formats. A room has at
+    most one sensor of a kind whose format has no id, since the room becomes its id. The
+    cellar also has a logger with eight probes, unless records are to be packed.
     """
 
     def probe(kind: str, room: Room) -> Probe:

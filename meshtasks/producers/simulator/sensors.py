@@ -1,5 +1,4 @@
-"""Sensors as they are found in houses: every maker has a format of its own, and now
-and then one fails."""
+"""Sensors of many makers, each with its own format; now and then one fails."""
 
 from __future__ import annotations
 
@@ -15,11 +14,11 @@ SENSORS = "sensors"
 
 
 class Emission(NamedTuple):
-    """What an emitter sends at one moment.
+    """What an emitter sends at one time.
 
     Attributes:
-        timestamp: epoch seconds; of the message, and so of records without one.
-        records: the JSON records. Several are one array message.
+        timestamp: epoch seconds; time of the message, and of records without one.
+        records: JSON records; several are one array message.
     """
 
     exchange: str
@@ -29,14 +28,14 @@ class Emission(NamedTuple):
 
 
 class Emitter:
-    """Something in the house that sends messages now and then.
+    """A sender in the house.
 
-    No two of its records are of the same moment, so each stays a point of its own
-    in a store.
+    It sends at most once in a unit of time, so each record stays a point of its own in
+    a store.
 
     Args:
-        send: what it sends at a moment, epoch milliseconds; None for nothing.
-        interval_ms: it sends once in so long at most, by the house's clock.
+        send: returns what it sends at a time in epoch milliseconds, or None.
+        interval_ms: the unit of time by the house's clock.
     """
 
     def __init__(
@@ -47,7 +46,7 @@ class Emitter:
         self._last: int | None = None
 
     def emit(self, now_ms: int) -> Emission | None:
-        """What it sends at this moment, if it may send again."""
+        """Return what it sends at this time, if it has not sent in this interval."""
         moment = now_ms // self._interval_ms
         if moment == self._last:
             return None
@@ -56,7 +55,7 @@ class Emitter:
 
 
 def single(exchange: str, key: str, record: Callable[[int], object]) -> Emitter:
-    """Sends one record at a time, always with the same routing key."""
+    """Return an emitter of single records with a fixed routing key."""
 
     def send(now_ms: int) -> Emission:
         return Emission(exchange, key, now_ms / 1000, [record(now_ms)])
@@ -65,13 +64,13 @@ def single(exchange: str, key: str, record: Callable[[int], object]) -> Emitter:
 
 
 def utc_time(ms: int) -> str:
-    """Epoch milliseconds in RFC 3339, as UTC."""
+    """Return epoch milliseconds as RFC 3339 in UTC."""
     moment = datetime.fromtimestamp(ms / 1000, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def local_time(ms: int) -> str:
-    """Epoch milliseconds in RFC 3339, an hour ahead of UTC."""
+    """Return epoch milliseconds as RFC 3339, one hour ahead of UTC."""
     moment = datetime.fromtimestamp(ms / 1000, timezone(timedelta(hours=1)))
     return moment.isoformat(timespec="milliseconds")
 
@@ -79,7 +78,7 @@ def local_time(ms: int) -> str:
 class Fault(StrEnum):
     """A kind of sensor fault."""
 
-    #: The value freezes for a while.
+    #: The value does not change for a while.
     STUCK = "stuck"
     #: One reading is far off.
     SPIKE = "spike"
@@ -96,8 +95,9 @@ _SPIKE_SIZE = (8.0, 20.0)
 
 
 class FaultySensor:
-    """Lets faults happen to the values of one sensor, one at a time. What it shows
-    stays well-formed.
+    """Applies faults to the values of one sensor, one at a time.
+
+    The records stay valid.
 
     Args:
         mean_interval_seconds: mean time from the end of a fault to the next.
@@ -116,7 +116,7 @@ class FaultySensor:
         self._stuck_at = 0.0
 
     def read(self, seconds: float, value: float) -> float | None:
-        """What the sensor shows for a true value; None while it shows nothing."""
+        """Return the measured value for a true value; None during a dropout."""
         if self._next_at is None or (self._fault and seconds >= self._until):
             self._fault = None
             interval = self._rng.expovariate(1 / self._mean_interval_seconds)
@@ -140,16 +140,16 @@ class FaultySensor:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How one maker's sensors write a reading.
+    """The record format of a maker.
 
     Attributes:
-        unit: as written; None when it is left out.
-        convert: from °C or percent into that unit.
-        decimals: its resolution.
-        timestamp: how it writes epoch milliseconds; None when it leaves it out.
-        named: whether it gives its id and place.
-        bare: the message is the number alone.
-        attributes: other fields it sends.
+        unit: as in the record; None leaves it out.
+        convert: converts °C or percent to that unit.
+        decimals: resolution of values.
+        timestamp: formats epoch milliseconds; None leaves the timestamp out.
+        named: whether the record has id and location.
+        bare: whether the message is only the number.
+        attributes: other fields of the record.
     """
 
     unit: str | None
@@ -162,11 +162,11 @@ class Format:
 
     @property
     def complete(self) -> bool:
-        """Whether a reading is complete by itself, so that many fit one message."""
+        """Whether a record has id and timestamp, so that records can be packed."""
         return self.named and self.timestamp is not None
 
     def record(self, sensor_id: str, location: str, value: float, ms: int) -> object:
-        """The JSON of one reading."""
+        """Return the JSON of one reading."""
         number = round(self.convert(value), self.decimals)
         if self.bare:
             return number
@@ -185,7 +185,7 @@ def _fahrenheit(celsius: float) -> float:
     return celsius * 9.0 / 5.0 + 32.0
 
 
-#: The first is what our own documents recommend.
+#: The first format is the one that the documentation recommends.
 TEMPERATURE_FORMATS = (
     Format("°C", decimals=2, timestamp=utc_time, attributes={"battery": 87}),
     Format("°F", _fahrenheit, timestamp=lambda ms: ms),
@@ -208,8 +208,10 @@ class Element(NamedTuple):
     """A type of measuring element.
 
     Attributes:
+        lowest: lowest value that it can measure.
+        highest: highest value that it can measure.
         noise: standard deviation of a reading.
-        drift_per_day: the most that one of them drifts away in a day.
+        drift_per_day: largest drift in a day.
     """
 
     lowest: float
@@ -226,9 +228,10 @@ class Probe:
     """One measuring element.
 
     Args:
-        truth: the true value at a moment, epoch seconds.
-        rng: its own source of chance.
-        faults: what happens to it; None for a probe that never fails.
+        element: its type.
+        truth: returns the true value at a time in epoch seconds.
+        rng: its own random numbers.
+        faults: its faults; None for a probe that never fails.
     """
 
     def __init__(
@@ -246,7 +249,7 @@ class Probe:
         self._faults = faults
 
     def read(self, seconds: float) -> float | None:
-        """What it shows at this moment; None while it shows nothing."""
+        """Return the measured value at a time; None during a dropout."""
         if self._since is None:
             self._since = seconds
         drift = self._drift_per_day * (seconds - self._since) / 86_400.0
@@ -261,7 +264,7 @@ class Probe:
 def readings(
     kind: str, room: str, probes: Mapping[str, Probe], form: Format
 ) -> Emitter:
-    """Sends the readings of one or more probes, by their ids, in one message."""
+    """Return an emitter that sends readings of all probes (by id) in one message."""
 
     def send(now_ms: int) -> Emission | None:
         records = [
@@ -272,13 +275,13 @@ def readings(
         key = f"sensors.{kind}.{room}"
         return Emission(SENSORS, key, now_ms / 1000, records) if records else None
 
-    # Without a timestamp of its own a reading is of the second that AMQP's timestamp
-    # keeps: two in one second would be one point.
+    # A reading without a timestamp gets that of the AMQP message, which is in whole
+    # seconds: two readings in one second would be one point.
     return Emitter(send, interval_ms=1 if form.timestamp else 1000)
 
 
 def motion_record(room: str, sensor_id: str, timestamp: object) -> dict[str, object]:
-    """Motion is detected."""
+    """Return the record of detected motion."""
     return {
         "sensor_id": sensor_id,
         "motion": True,
@@ -288,8 +291,11 @@ def motion_record(room: str, sensor_id: str, timestamp: object) -> dict[str, obj
 
 
 def motion_sensor(room: str, *, complete: bool) -> Emitter:
-    """Detects motion and its end in turn; gives its id, its place and the time if it is
-    complete, else the motion alone."""
+    """Return an emitter of beginnings and ends of motion, in turn.
+
+    Args:
+        complete: whether records have id, location and time, not only the state.
+    """
     motion = False
 
     def record(now_ms: int) -> dict[str, object]:
