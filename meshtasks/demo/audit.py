@@ -1,5 +1,4 @@
-"""A demo's run afterwards: what has passed through its queues, and what the stores have
-of it."""
+"""Counts for the reconciliation of a demo: its queues, and what the stores have."""
 
 from __future__ import annotations
 
@@ -41,26 +40,26 @@ from meshtasks.flows.timeseries import DOCTORS_MEASUREMENT
 from meshtasks.observation.collect import Collector
 from meshtasks.observation.event_monitor import Seen
 
-#: Readings are of the present, but for clocks that are ahead; see
+#: Readings may be as much ahead of the present as their clocks; see
 #: meshtasks.records.timestamps.
 _AHEAD_SECONDS = 86_400
-#: So much of the store is read at a time.
+#: Time range of one export from the store.
 _WINDOW_SECONDS = 600
-#: The alert manager keeps no more.
+#: Limit of alert events that the alert manager keeps.
 _EVENTS = 20_000
-#: The broker takes its statistics every second: what is over for longer is over.
+#: Wait for final counts: the broker collects statistics every second.
 REST_SECONDS = 2.0
 _POLL_SECONDS = 0.1
-#: How long queues must stay empty to count as such: longer than a batch takes, and
-#: than many that were fetched at once.
+#: Time for which queues must stay empty to count as empty: longer than a batch takes,
+#: also than several batches that were prefetched together.
 _EMPTY_SECONDS = 1.0
 
 
 class QueueCounters:
-    """Counts from now on.
+    """Counts messages of queues from its creation on.
 
     Args:
-        queues: which ones; nothing is on its way through them.
+        queues: queues to count; no worker may hold messages of them at the start.
     """
 
     def __init__(self, collector: Collector, queues: Sequence[str]) -> None:
@@ -71,10 +70,10 @@ class QueueCounters:
         self._held = {name: depth.ready for name, depth in collector.depths().items()}
 
     def now(self) -> list[QueueCount]:
-        """Up to now; what has passed in the last second or two may be missing.
+        """Return the current counts; the last second or two may be missing.
 
         Raises:
-            Transient, ConfigError: the broker does not answer.
+            Transient, ConfigError: the broker does not respond.
         """
         activity, seen = self._collector.activity(), self._collector.seen()
         depths = self._collector.depths()
@@ -91,17 +90,18 @@ class QueueCounters:
         *,
         for_seconds: float = 0.0,
     ) -> None:
-        """Wait until all that was published has come into these queues and left them,
-        and has been so for a while; what has not by then is left.
+        """Wait until all published messages have entered and left these queues.
+
+        It returns at the time limit in any case.
 
         Args:
-            queues: some of them.
-            published: messages, by queue, as far as that is known.
-            within_seconds: longest wait.
-            for_seconds: how long it must have been so.
+            queues: some of the counted queues.
+            published: queue → messages published to it, as far as known.
+            within_seconds: time limit.
+            for_seconds: how long the state must last.
 
         Raises:
-            Transient, ConfigError: the broker does not answer.
+            Transient, ConfigError: the broker does not respond.
         """
         now = time.monotonic()
         deadline, last_open = now + within_seconds, now
@@ -139,11 +139,11 @@ def _since(before: Mapping[str, int], now: Mapping[str, int], name: str) -> int:
 
 
 class Backlog:
-    """Messages that nobody has fetched yet.
+    """Messages that no worker has fetched yet.
 
     Args:
-        queues: those that workers empty.
-        retry_queues: where messages wait on their way back there.
+        queues: queues of the workers.
+        retry_queues: queues in which messages wait for a retry.
     """
 
     def __init__(
@@ -154,26 +154,26 @@ class Backlog:
         self._retry_queues = retry_queues
 
     def are_consumed(self, queues: Sequence[str]) -> bool:
-        """Whether each of these queues has a consumer.
+        """Return whether each of these queues has a consumer.
 
         Raises:
-            Transient, ConfigError: the broker does not answer; so do the others.
+            Transient, ConfigError: the broker does not respond, for all methods.
         """
         depths = self._collector.depths()
         return all(depths[queue].consumers for queue in queues)
 
     def waiting(self) -> dict[str, int]:
-        """Messages by queue, where there are any."""
+        """Return queue → waiting messages, without empty queues."""
         return self._ready([*self._queues, *self._retry_queues])
 
     def to_be_retried(self) -> dict[str, int]:
-        """Messages by retry queue, where there are any."""
+        """Return retry queue → waiting messages, without empty queues."""
         return self._ready(self._retry_queues)
 
     def wait_empty(
         self, within_seconds: float, *, for_seconds: float = _EMPTY_SECONDS
     ) -> None:
-        """Wait until nothing has waited for a while; what still does then is left."""
+        """Wait until the queues have been empty for a while, or for the time limit."""
         now = time.monotonic()
         deadline, last_seen = now + within_seconds, now
         while now < deadline and now - last_seen < for_seconds:
@@ -188,10 +188,10 @@ class Backlog:
 
 
 class Audit:
-    """Notes how things stand before a run, and finds out what the run has added.
+    """Records the state before a run, and computes what the run has added.
 
     Args:
-        queues: those that workers empty.
+        queues: queues of the workers.
     """
 
     def __init__(
@@ -210,17 +210,17 @@ class Audit:
         self._objects = frozenset(each.name for each in archived_objects(self._store))
         self._received = stack.receiver.received()
         self._dead = collector.depths()[self._dead_letter_queue].ready
-        #: What has passed through the queues since.
+        #: Counts of the queues since the beginning.
         self.flows = QueueCounters(collector, queues)
 
     def balance(self, waiting: Mapping[str, int]) -> Reconciliation:
-        """The balance of the run; ask when no worker runs any more.
+        """Return the reconciliation of the run. Call it after the workers have stopped.
 
         Args:
-            waiting: messages left in other queues, by queue.
+            waiting: other queue → messages left in it.
 
         Raises:
-            OSError, MeshError: one of the stores does not answer.
+            OSError, MeshError: a store or the broker does not respond.
         """
         received, before = self._stack.receiver.received(), self._received
         since = self._since_seconds
@@ -228,8 +228,8 @@ class Audit:
             published=published_so_far(self._stack.stats_file),
             points=stored_points(self._stack.victoria_metrics.port, since),
             calls=Counter(received.records) - Counter(before.records),
-            # All of this demo, those of an earlier one's alerts included: some are due
-            # at the moment in which counting begins.
+            # All of this demo, including those for alerts of an earlier run: some are
+            # due at the moment when counting begins.
             notifications=received.notifications,
             alert_counts=alert_counts(
                 self._settings, since, sent_since=self._stack.receiver.started_at
@@ -247,14 +247,14 @@ class Audit:
 
 
 def stored_points(port: int, since_seconds: int) -> Points:
-    """The points in VictoriaMetrics, as far as they are not older.
+    """Return the points in VictoriaMetrics since a time.
 
     Args:
         port: of its HTTP API on this machine.
         since_seconds: epoch seconds.
 
     Raises:
-        OSError, HTTPFailed: it does not answer.
+        OSError, HTTPFailed: it does not respond.
     """
     loopback.request("GET", port, "/internal/force_flush")
     points: Counter[str] = Counter()
@@ -263,19 +263,19 @@ def stored_points(port: int, since_seconds: int) -> Points:
         match = {"match[]": '{__name__!=""}', "start": start, "end": end - 0.001}
         path = f"/api/v1/export?{urlencode(match)}"
         lines = loopback.request("GET", port, path, timeout_seconds=60.0).splitlines()
-        # A point of several fields is in as many series.
+        # A point with several fields is in as many series.
         moments: dict[tuple[str, frozenset[tuple[str, str]]], set[int]] = {}
         copies: dict[tuple[str, frozenset[tuple[str, str]]], int] = defaultdict(int)
         for series in map(json.loads, lines):
             labels: dict[str, str] = series["metric"]
             name = labels.pop("__name__")
             if name.startswith(DOCTORS_MEASUREMENT):
-                continue  # no record's point
+                continue  # the doctor's probe, not a record's point
             measurement = name.partition("_")[0]
             key = measurement, frozenset(labels.items())
             times = set(series["timestamps"])
             moments.setdefault(key, set()).update(times)
-            # Of a point that was written again the store keeps every copy.
+            # The store keeps all copies of a point that was written again.
             copies[key] = max(copies[key], len(series["timestamps"]) - len(times))
         for (measurement, tags), times in moments.items():
             points[_kind_of_series(measurement, dict(tags))] += len(times)
@@ -284,7 +284,7 @@ def stored_points(port: int, since_seconds: int) -> Points:
 
 
 def _kind_of_series(measurement: str, labels: Mapping[str, str]) -> str:
-    """The queue that the points of a series came through, by what they are of."""
+    """Return the queue through which the points of a series came."""
     if measurement == INFERENCE:
         return RESULTS
     if "sensor_id" in labels:
@@ -295,12 +295,12 @@ def _kind_of_series(measurement: str, labels: Mapping[str, str]) -> str:
 def archived_records(
     store: ObjectStore, known: frozenset[str], since_seconds: int, topology: Topology
 ) -> Archived:
-    """The records of objects that are not ``known``, as far as they are not older.
+    """Return the records in new objects of the archive since a time.
 
     Args:
-        known: names of objects.
+        known: names of older objects, which are skipped.
         since_seconds: epoch seconds.
-        topology: tells which queue a record came through.
+        topology: determines the queue of a record.
 
     Raises:
         SinkUnavailable: the store cannot be read.
@@ -341,13 +341,17 @@ def archived_records(
 def alert_counts(
     settings: Settings, since_seconds: int, *, sent_since: float
 ) -> AlertCounts:
-    """What the alert manager has noted since then, and sent since another time.
+    """Return the alerts recorded, and the notifications sent, since a time each.
+
+    Args:
+        since_seconds: for alerts, epoch seconds.
+        sent_since: for notifications, epoch seconds.
 
     Raises:
         Transient, SinkUnavailable: the state cannot be read.
     """
     with closing(Sinks(settings)) as sinks, sinks[ALERT_STATE].tables() as tables:
-        # What was published twice has the same id, but for the time behind it.
+        # Ids of an alert that was published twice differ only in the time after @.
         ids = {name.rpartition("@")[0] for name in tables.seen_since(since_seconds)}
         events = tables.history(_EVENTS)
     sent = [each for each in events if each.kind == "sent" and each.at >= sent_since]

@@ -1,9 +1,8 @@
 """A private RabbitMQ node: the embedded message broker.
 
-It runs the distribution's RabbitMQ without touching the machine's own: ports,
-data, logs, cookie, plugins, configuration and even the port mapper (epmd) are
-its own, everything listens on loopback only, and no right beyond writing to its
-directory is needed.
+It runs the distribution's RabbitMQ independently of the system's node, with its own
+ports, data, logs, cookie, plugins, configuration and port mapper (epmd). It listens
+only on loopback, and needs no permission except to write to its directory.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from meshtasks.config.environment import SHIPPED_CONFIG
 from meshtasks.demo import loopback
 from meshtasks.demo.process import Process, ProcessFailed, Server
 
-#: The server itself. The command on the PATH is a wrapper that insists on the
-#: system's rabbitmq user and drops the environment.
+#: The server. The command on the PATH is a wrapper that requires the system's rabbitmq
+#: user and drops the environment.
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
 MANAGEMENT = "rabbitmq_management"
@@ -35,7 +34,7 @@ MQTT = "rabbitmq_mqtt"
 PROMETHEUS = "rabbitmq_prometheus"
 PARTITIONS = "rabbitmq_consistent_hash_exchange"
 
-#: Settings of a plugin; RabbitMQ refuses those of a plugin that is not enabled.
+#: Settings of plugins. RabbitMQ rejects settings of a plugin that is not enabled.
 _PLUGIN_CONF = {
     MANAGEMENT: "management.tcp.ip = {host}\nmanagement.tcp.port = {ports.management}",
     PROMETHEUS: "prometheus.tcp.ip = {host}\nprometheus.tcp.port = {ports.prometheus}",
@@ -49,20 +48,20 @@ log.console = true
 log.console.use_colors = off
 load_definitions = {directory}/definitions.json
 """
-#: Bounds of memory, as the broker of docker-compose.yml has them.
+#: Memory limits; docker-compose.yml uses the same file.
 _ADVANCED = SHIPPED_CONFIG / "rabbitmq" / "advanced.config"
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The TCP ports of a node, all on loopback.
+    """TCP ports of a node, all on loopback.
 
     Attributes:
         amqp: AMQP 0-9-1.
-        management: HTTP API and web pages, with the management plugin.
-        mqtt: MQTT 3.1.1, with the MQTT plugin.
-        prometheus: metrics, with the Prometheus plugin.
-        distribution: Erlang's own protocol.
+        management: HTTP API and web pages of the management plugin.
+        mqtt: MQTT 3.1.1 of the MQTT plugin.
+        prometheus: metrics of the Prometheus plugin.
+        distribution: Erlang's distribution protocol.
         epmd: Erlang's port mapper.
     """
 
@@ -75,24 +74,23 @@ class Ports:
 
     @classmethod
     def free(cls, **preferred: int) -> Self:
-        """Ports that nobody listens on; the ``preferred`` ones if they are free."""
+        """Return free ports: the preferred ones where they are free."""
         names = [field.name for field in fields(cls)]
         return cls(**{name: loopback.free_port(preferred.get(name)) for name in names})
 
 
 class RabbitMQ(Server):
-    """A RabbitMQ node on loopback with a directory of its own.
+    """A RabbitMQ node on loopback, with its own directory.
 
     Args:
-        directory: where it keeps everything; created when missing, and kept: a
-            later node on the same directory has the same queues, messages and
-            administrator.
-        plugins: RabbitMQ plugins to enable. Each costs boot time: management
-            about one second, MQTT three.
-        definitions: users, virtual hosts, exchanges, … to import at every start,
-            in RabbitMQ's definitions format. An administrator and the virtual
-            host ``/`` are always added; there is no ``guest``.
-        ports: the ports to use; free ones when not given.
+        directory: for all its files; created if missing. A later node with the same
+            directory has the same queues, messages and administrator.
+        plugins: plugins to enable. They lengthen the start: management by about one
+            second, MQTT by three.
+        definitions: users, virtual hosts, exchanges, … to import at every start, in
+            RabbitMQ's definitions format. An administrator and the virtual host ``/``
+            are always added; there is no ``guest``.
+        ports: ports to use; by default free ones.
     """
 
     #: Name of the administrator.
@@ -129,28 +127,28 @@ class RabbitMQ(Server):
 
     @property
     def password(self) -> str:
-        """The administrator's password, drawn once per directory."""
+        """Password of the administrator, generated once per directory."""
         return self._secret("admin.password")
 
     def amqp_url(self, vhost: str = "/") -> str:
-        """AMQP URL of a virtual host, with the administrator's credentials."""
+        """Return the AMQP URL of a virtual host, with the administrator's account."""
         account = f"{self.user}:{self.password}"
         host = f"{loopback.HOST}:{self.ports.amqp}"
         return f"amqp://{account}@{host}/{quote(vhost, safe='')}"
 
     @property
     def management_url(self) -> str:
-        """URL of the management pages and, under ``/api``, the HTTP API."""
+        """URL of the management pages; the HTTP API is below ``/api``."""
         return f"http://{loopback.HOST}:{self.ports.management}"
 
     @override
     def start(self, within_seconds: float = 300.0) -> None:
-        """Start it and wait until plugins and definitions are in place.
+        """Start the node and wait until plugins and definitions are loaded.
 
         Raises:
-            ProcessFailed: it did not start; the text carries the end of its log.
+            ProcessFailed: it did not start; the text has the end of its log.
         """
-        if "'" in str(self.directory):  # its disk monitor would wait for ever
+        if "'" in str(self.directory):  # the disk monitor would hang
             message = (
                 f"RabbitMQ cannot run in a path with an apostrophe: {self.directory}"
             )
@@ -158,7 +156,7 @@ class RabbitMQ(Server):
         self._epmd.start()  # first: it fails if another node uses the directory
         try:
             self._write_files()
-            # The node would otherwise start a port mapper that outlives it.
+            # Otherwise the node would start a port mapper that outlives it.
             self._epmd.wait_ready(self._epmd_listens, within_seconds)
             super().start(within_seconds)
         except BaseException:
@@ -172,16 +170,16 @@ class RabbitMQ(Server):
 
     @override
     def kill(self) -> None:
-        """End it as a crash would (SIGKILL).
+        """Kill the node (SIGKILL), like a crash.
 
-        A quorum queue declared within the last second or so may be lost with its
-        messages: RabbitMQ confirms the declaration before the queue's name is on disk.
+        A quorum queue declared in the last second may be lost with its messages:
+        RabbitMQ confirms a declaration before the queue's name is on disk.
         """
         super().kill()
         self._epmd.kill()
 
     def create_vhost(self, name: str) -> None:
-        """Create a virtual host; the administrator may do everything in it.
+        """Create a virtual host in which the administrator has all permissions.
 
         Raises:
             HTTPFailed: the management API refused.
@@ -189,10 +187,10 @@ class RabbitMQ(Server):
         self.api("PUT", f"/vhosts/{quote(name, safe='')}")
 
     def delete_vhost(self, name: str) -> None:
-        """Delete a virtual host with everything in it.
+        """Delete a virtual host and everything in it.
 
         Raises:
-            HTTPFailed: the management API refused, or there is none of that name.
+            HTTPFailed: it does not exist, or the management API refused.
         """
         self.api("DELETE", f"/vhosts/{quote(name, safe='')}")
 
@@ -201,14 +199,14 @@ class RabbitMQ(Server):
 
         Args:
             path: below ``/api``, with its leading slash.
-            body: sent as JSON when not None.
+            body: sent as JSON unless None.
 
         Returns:
-            The decoded JSON answer; None when the answer is empty.
+            The decoded JSON of the response; None for an empty response.
 
         Raises:
-            HTTPFailed: it answered with something other than 2xx.
-            OSError: it cannot be reached.
+            HTTPFailed: the status is not 2xx.
+            OSError: the API cannot be reached.
         """
         answer = loopback.request(
             method,
@@ -221,7 +219,10 @@ class RabbitMQ(Server):
 
     @property
     def environment(self) -> dict[str, str]:
-        """Every place that its scripts, rabbitmqctl too, would look up elsewhere."""
+        """Environment of the node and of its scripts (rabbitmqctl too).
+
+        It sets every path and port that they would take from the system.
+        """
         here = self.directory
         return {
             "PATH": os.environ.get("PATH", os.defpath),
@@ -230,13 +231,13 @@ class RabbitMQ(Server):
             "ERL_EPMD_ADDRESS": loopback.HOST,
             "ERL_EPMD_PORT": str(self.ports.epmd),
             "ERL_CRASH_DUMP": str(here / "erl_crash.dump"),
-            # A fixed name, since the data on disk belongs to the node's name; it
-            # clashes with nobody, having a port mapper of its own.
+            # Fixed, because the data on disk belong to the node's name. There is no
+            # conflict with other nodes: the port mapper is private.
             "RABBITMQ_NODENAME": "mesh@localhost",
             "RABBITMQ_DIST_PORT": str(self.ports.distribution),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
                 "-kernel inet_dist_use_interface {127,0,0,1}"
-                # Its threads do not spin while they wait: others want the cores.
+                # Idle threads do not spin, since other processes need the cores.
                 " +sbwt none +sbwtdcpu none +sbwtdio none"
             ),
             "RABBITMQ_MNESIA_BASE": str(here / "mnesia"),
@@ -287,7 +288,7 @@ class RabbitMQ(Server):
         }
 
     def _secret(self, name: str) -> str:
-        """A secret kept in a file that only its owner may read."""
+        """Return the secret in a file; create both, readable only by the owner."""
         path = self.directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -307,7 +308,7 @@ class RabbitMQ(Server):
 
 
 def _password_hash(password: str) -> str:
-    """RabbitMQ's salted SHA-256, as its documentation of passwords gives it."""
+    """Return RabbitMQ's salted SHA-256, as documented for passwords."""
     salt = secrets.token_bytes(4)
     digest = hashlib.sha256(salt + password.encode()).digest()
     return base64.b64encode(salt + digest).decode()

@@ -1,9 +1,9 @@
-"""What receives the webhooks and notifications of the demo, and shows them on a page.
+"""Receives webhooks and notifications of the demo, and shows them on a page.
 
-It stands in for two servers that nobody has on a first try: for n8n it takes what is
-sent to ``/webhook/…``, and for ntfy what is published as JSON
-(https://docs.ntfy.sh/publish/#publish-as-json). It keeps count of everything, so that
-the balance of the demo can be checked against somebody who is not part of the mesh.
+It stands in for two servers: for n8n it receives calls of ``/webhook/…``, for ntfy what
+is published as JSON (https://docs.ntfy.sh/publish/#publish-as-json). It counts
+everything, so that the reconciliation of the demo can use counts that do not come from
+the mesh.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from typing_extensions import override
 from meshtasks.demo import loopback
 
 WEBHOOKS = "/webhook/"
-#: So many notifications and calls are shown.
+#: Notifications and calls shown on the page.
 _SHOWN = 50
-#: So many ids are kept, to know what comes twice.
+#: Ids kept to detect repetitions.
 _REMEMBERED = 100_000
 _POLL_SECONDS = 0.1
 _CLOCK = "%H:%M:%S"
 
 
-#: The cells of a line on the page.
+#: Cells of a table row on the page.
 _Cells = tuple[str, ...]
 
 
 class Received(NamedTuple):
-    """What has arrived since the start.
+    """Counts since the start.
 
     Attributes:
-        records: distinct records, by the webhook's name.
-        repeated: records that came again.
-        notifications: how many.
+        records: webhook → distinct records.
+        repeated: records that were received again.
+        notifications: notifications received.
     """
 
     records: Mapping[str, int]
@@ -54,10 +54,10 @@ class Receiver:
     """An HTTP server on loopback, in a thread of this process.
 
     Args:
-        port: TCP port; a free one when not given.
+        port: TCP port; by default a free one.
 
     Attributes:
-        started_at: epoch seconds; nothing arrived before.
+        started_at: time of the start in epoch seconds.
     """
 
     def __init__(self, *, port: int | None = None) -> None:
@@ -65,31 +65,31 @@ class Receiver:
         self.started_at = 0.0
         self._lock = threading.Lock()
         self._records: Counter[str] = Counter()
-        #: In the order of their arrival.
+        #: (webhook, record id) in order of arrival.
         self._ids: dict[tuple[str, str], None] = {}
         self._repeated = 0
         self._calls: deque[_Cells] = deque(maxlen=_SHOWN)
         self._notifications = 0
-        #: By what a later one replaces.
+        #: Notifications by ntfy's ``sequence_id``; a later one replaces an earlier one.
         self._phone: dict[str, _Cells] = {}
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
     @property
     def url(self) -> str:
-        """Base URL, for ``MESH_N8N_URL``, and of its page."""
+        """Base URL, for ``MESH_N8N_URL``; also the URL of the page."""
         return f"http://{loopback.HOST}:{self.port}"
 
     @property
     def phone_url(self) -> str:
-        """Apprise's URL of the phone, for ``MESH_RECEIVERS__…``."""
+        """URL of the phone for Apprise, for ``MESH_RECEIVERS__…``."""
         return f"ntfy://{loopback.HOST}:{self.port}/phone"
 
     def start(self) -> None:
-        """Listen.
+        """Start listening.
 
         Raises:
-            OSError: somebody else does, on this port.
+            OSError: the port is in use.
         """
         self.started_at = time.time()
         self._server = _Server((loopback.HOST, self.port), _Handler)
@@ -103,7 +103,7 @@ class Receiver:
         self._thread.start()
 
     def stop(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         if self._server is not None and self._thread is not None:
             self._server.shutdown()
             self._thread.join()
@@ -111,15 +111,17 @@ class Receiver:
             self._server = None
 
     def received(self) -> Received:
-        """What has arrived so far."""
+        """Return the counts so far."""
         with self._lock:
             return Received(dict(self._records), self._repeated, self._notifications)
 
     def take_call(self, name: str, ids: Iterable[str], body: str) -> None:
-        """Note a call of a webhook.
+        """Count a call of a webhook.
 
         Args:
-            ids: of the records that it brings.
+            name: of the webhook.
+            ids: of the records in the call.
+            body: of the call; its beginning is shown.
         """
         with self._lock:
             for each in ids:
@@ -133,7 +135,7 @@ class Receiver:
             self._calls.append((time.strftime(_CLOCK), name, body[:300]))
 
     def take_notification(self, content: Mapping[str, Any]) -> None:
-        """Note a notification; the keys are ntfy's."""
+        """Count a notification; the keys are those of ntfy."""
         tag = str(content.get("sequence_id"))
         texts = (str(content.get(name, "")) for name in ("title", "message"))
         cells = (time.strftime(_CLOCK), str(int(content.get("priority", 3))), *texts)
@@ -143,7 +145,7 @@ class Receiver:
             self._phone[tag] = cells
 
     def page(self) -> str:
-        """All of it, for a browser."""
+        """Return the page as HTML."""
         with self._lock:
             phone = list(self._phone.values())[-_SHOWN:]
             calls = list(self._calls)
@@ -162,20 +164,20 @@ class _Server(ThreadingHTTPServer):
 
     @override
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that was killed is no error here; everything else is shown."""
+        """Ignore clients that ended during a request; show other errors."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    #: Head and body in one packet: else the body waits 40 ms for the client's
-    #: acknowledgement of the head.
+    #: Buffer the response, so that head and body are one packet. Else the body waits
+    #: 40 ms for the client's acknowledgement of the head.
     wbufsize = -1
     server: _Server
 
     def do_GET(self) -> None:
-        """Show the page."""
+        """Return the page."""
         if self.path == "/":
             page = self.server.receiver.page().encode()
             self._answer(HTTPStatus.OK, page, "text/html; charset=utf-8")
@@ -183,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.NOT_FOUND, b"{}")
 
     def do_POST(self) -> None:
-        """Take a webhook's call or a notification."""
+        """Receive the call of a webhook, or a notification."""
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
             content = json.loads(body)
@@ -209,11 +211,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     @override
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: the demo's output is about the mesh."""
+        """Log nothing: the demo's output is about the mesh."""
 
 
 def _ids(content: Any, idempotency_key: str) -> Sequence[str]:
-    """Ids of the records in a call: those of a batch, or the request's own."""
+    """Return the ids of the records in a call: of a batch, or of the request."""
     if isinstance(content, list):
         return [str(entry["id"]) for entry in content]
     return [idempotency_key]

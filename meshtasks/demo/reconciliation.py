@@ -1,8 +1,8 @@
-"""Reconciliation of a demo: what the house published, and where it ended.
+"""Reconciliation of a demo: the published records and where they are now.
 
-Counted twice: messages by queue, as the broker has them, and records by kind, as the
-stores have them. Each number comes from another source: the simulator, the broker,
-VictoriaMetrics, the archive, the receiver.
+There are two counts: messages by queue, as counted by the broker, and records by kind,
+as found in the stores. The numbers come from independent sources: the simulator, the
+broker, VictoriaMetrics, the archive, the receiver.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from pydantic import BaseModel
 
 from meshtasks.observation.event_monitor import Seen
 
-#: Both queues of alerts get every alert; as records they are counted once.
+#: Every alert is in both queues of alerts; as a record it counts once.
 ALERTS = "alerts"
 ALERT_QUEUES = ("alerts.critical", "alerts.notifications")
 REQUESTS, RESULTS = "ai.inference.requests", "ai.inference.results"
-#: What the mesh itself publishes, too.
+#: Kinds that the mesh itself also publishes.
 _ALSO_FROM_WITHIN = frozenset({ALERTS, RESULTS})
-#: Requests are not archived; their answers are.
+#: Kinds that are not archived: requests (their results are).
 _NOT_ARCHIVED = frozenset({REQUESTS})
 
 
 class Published(BaseModel):
-    """The simulator's own counters: what the broker has confirmed.
+    """Counts of the simulator: what the broker has confirmed.
 
     Attributes:
-        messages_by_kind: by the queue they go to; ``alerts`` go to two.
-        good_records_by_kind: to be stored.
-        bad_records_by_kind: to be dead-lettered.
-        unconfirmed_records: may or may not have arrived.
-        resent_messages: published again after a lost connection.
+        messages_by_kind: by queue, except ``alerts``, which go to two queues.
+        good_records_by_kind: records to be stored.
+        bad_records_by_kind: records to be dead-lettered.
+        unconfirmed_records: records that the broker may or may not have.
+        resent_messages: messages published again after a lost connection.
     """
 
     messages: int = 0
@@ -48,7 +48,7 @@ class Published(BaseModel):
 
 
 def published_so_far(stats_file: Path) -> Published:
-    """What the simulator has noted in its file; nothing while there is no file.
+    """Return the counts in the simulator's file; zeros if there is no file yet.
 
     Raises:
         OSError: the file cannot be read.
@@ -61,15 +61,16 @@ def published_so_far(stats_file: Path) -> Published:
 
 @dataclass(frozen=True, slots=True)
 class QueueCount:
-    """What has passed through one queue; numbers of messages.
+    """Counts of one queue, in messages.
 
     Attributes:
-        came_in: put there, what was there at the beginning included.
-        acknowledged: by workers.
-        retried: of those acknowledged, put back for later.
-        dead: dead-lettered, whole or in part.
-        dead_by_broker: of those, never acknowledged.
-        left: still there.
+        came_in: published to the queue, or in it at the beginning.
+        acknowledged: acknowledged by workers.
+        retried: acknowledged after publishing them for a retry.
+        dead: dead-lettered, as a whole or in part.
+        dead_by_broker: those of ``dead`` that the broker dead-lettered, so that no
+            worker acknowledged them.
+        left: still in the queue.
     """
 
     queue: str
@@ -82,27 +83,27 @@ class QueueCount:
 
     @property
     def done(self) -> int:
-        """Acknowledged because nothing was left to do."""
+        """Messages acknowledged because all their records are done."""
         return self.acknowledged - self.retried - (self.dead - self.dead_by_broker)
 
     @property
     def difference(self) -> int:
-        """Messages that nobody knows of; negative: too many."""
+        """Messages that are unaccounted for; negative if there are too many."""
         return self.came_in - self.done - self.dead - self.left
 
     @property
     def is_over(self) -> bool:
-        """All that came in has left."""
+        """Whether all messages have left the queue."""
         return not self.left and not self.difference
 
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """What the time-series store has of the run.
+    """Points of the run in the time-series store.
 
     Attributes:
         by_kind: distinct points.
-        repeated: copies of some of them.
+        repeated: further copies of points.
     """
 
     by_kind: Mapping[str, int]
@@ -111,15 +112,15 @@ class Points:
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """What the archive has of the run.
+    """Records of the run in the archive.
 
     Attributes:
         by_kind: distinct records.
-        by_queue: distinct records by the queue of the archive they came through.
-        objects: by that queue, how many.
-        size_bytes: by that queue, of all of them.
+        by_queue: distinct records by queue of the archive.
+        objects: objects by queue of the archive.
+        size_bytes: their size in bytes by queue of the archive.
         critical: distinct records that are critical alerts.
-        repeated: copies of some records.
+        repeated: further copies of records.
     """
 
     by_kind: Mapping[str, int] = field(default_factory=dict)
@@ -132,11 +133,11 @@ class Archived:
 
 @dataclass(frozen=True, slots=True)
 class AlertCounts:
-    """What the alert manager has noted.
+    """Counts of the alert manager.
 
     Attributes:
-        taken_in: distinct alerts that began or ended.
-        sent: notifications that a receiver took.
+        taken_in: distinct alerts that started or ended.
+        sent: notifications that a receiver accepted.
     """
 
     taken_in: int = 0
@@ -145,12 +146,16 @@ class AlertCounts:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One kind of record; numbers of records.
+    """Counts of one kind of record.
 
     Attributes:
-        stored: where records of this kind belong: points, calls of webhooks, answers,
+        kind: the kind; empty for messages without a queue.
+        good: good records published.
+        bad: bad records published.
+        stored: records in the store of this kind: points, calls of webhooks, answers,
             alerts.
-        archived: None where the kind is not archived.
+        dead: dead letters.
+        archived: archived records; None if the kind is not archived.
     """
 
     kind: str
@@ -162,37 +167,36 @@ class Row:
 
     @property
     def published(self) -> int:
-        """Good and bad."""
+        """Good and bad records."""
         return self.good + self.bad
 
     @property
     def difference(self) -> int:
-        """Records that are neither stored nor dead-lettered; negative: too many."""
+        """Records neither stored nor dead-lettered; negative if there are too many."""
         return self.published - self.stored - self.dead
 
     @property
     def is_wrong(self) -> bool:
-        """Good records are not all stored and archived, or bad ones not all dead
-        letters."""
+        """Whether good records are not stored or archived, or bad ones not dead."""
         is_archived = self.archived is None or self.archived == self.good
         return self.stored != self.good or self.dead != self.bad or not is_archived
 
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
-    """All of it.
+    """All counts of a run.
 
     Attributes:
-        published: by the simulator.
-        points: in the time-series store.
-        calls: distinct records that webhooks were called with, by kind.
-        notifications: that arrived at the phone.
-        alert_counts: the alert manager's.
-        archived: in the archive.
-        seen: on its way through the broker.
-        flows: of the queues that workers empty.
-        dead_in_queue: by how much the dead-letter queue has grown.
-        waiting: messages in other queues that should be empty, by queue.
+        published: counts of the simulator.
+        points: points in the time-series store.
+        calls: kind → distinct records with which webhooks were called.
+        notifications: notifications received by the phone.
+        alert_counts: counts of the alert manager.
+        archived: records in the archive.
+        seen: events observed on the broker.
+        flows: counts of the workers' queues.
+        dead_in_queue: growth of the dead-letter queue.
+        waiting: other queue that should be empty → messages in it.
     """
 
     published: Published
@@ -207,11 +211,11 @@ class Reconciliation:
     waiting: Mapping[str, int] = field(default_factory=dict)
 
     def rows(self) -> list[Row]:
-        """One for each kind of record."""
+        """Return the counts of each kind of record."""
         return [self._row(kind) for kind in self._kinds()]
 
     def total(self) -> Row:
-        """The sum of the rows."""
+        """Return the sum of the rows."""
         rows = self.rows()
         return Row(
             "all",
@@ -222,7 +226,7 @@ class Reconciliation:
         )
 
     def faults(self) -> list[str]:
-        """Why they do not balance, as sentences; empty when they do."""
+        """Return the differences as sentences; empty if the counts agree."""
         published = self.published
         faults = [_sentence(row) for row in self.rows() if row.is_wrong]
         faults += self._faults_of_messages()
@@ -280,12 +284,12 @@ class Reconciliation:
 
     @property
     def _answered(self) -> int:
-        """Results that the mesh itself has published."""
+        """Results published by the mesh itself."""
         return self.seen.answers + self.seen.refusals
 
     @property
     def _raised(self) -> int:
-        """Alerts that began or ended, whoever said so."""
+        """Alerts of devices and rules that started or ended."""
         simulated = self.published.good_records_by_kind.get(ALERTS, 0)
         return simulated + self.seen.alerts_of_rules
 

@@ -1,4 +1,4 @@
-"""Draws a snapshot: for a terminal of any size, and as a line where there is none."""
+"""Renders a snapshot: for a terminal of any size, or as one line for a log."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from meshtasks.text import printable
 _SEVERITY_STYLES = {"info": "cyan", "warning": "yellow", "critical": "bold red"}
 _LABEL_COLUMNS = 14
 _FAINT = "bright_black"
-#: Lines that are always there: title, heads, retries, totals, kinds of faults, gaps.
+#: Lines that are always shown: title, heads, retries, totals, kinds of faults, gaps.
 _FIXED_LINES = 8
 _THOUSAND = 1000
-#: A worker that says nothing for so long is in trouble: it sends an event every two
-#: seconds.
+#: A worker without events for this time is marked; it sends one every two seconds.
 _SILENT_SECONDS = 10.0
-#: At least so many dead letters and alerts are shown, and at most.
+#: Limits of the number of dead letters and alerts shown.
 _FEWEST, _MOST = 3, 6
 
 
@@ -37,16 +36,17 @@ def draw(
     footer: Sequence[tuple[str, str]] = (),
     terminal: ConsoleDimensions,
 ) -> Group:
-    """The whole view.
+    """Return the whole view.
 
     Args:
-        title: its first line.
-        verdict: what wants attention, to stand right below the title; all is well
-            when there is nothing, and nothing is said when it is None.
-        watched: dead letters, alerts and workers were seen as they passed by.
-        published: what producers say that they published, to stand with the totals.
+        title: first line.
+        verdict: problems, shown below the title; empty shows that all is well, None
+            shows the snapshot's faults instead.
+        watched: whether dead letters, alerts and workers were observed.
+        published: text about what producers published, shown with the totals.
         footer: label and text of the last lines.
-        terminal: its columns and lines; unused queues and old news make room.
+        terminal: its columns and lines; in a small one, unused queues and older events
+            are left out.
     """
     width, height = terminal
     seen = snapshot.seen
@@ -82,7 +82,7 @@ def draw(
 
 
 def line(snapshot: Snapshot, published: str = "") -> str:
-    """The totals in one line, for a log."""
+    """Return the totals in one line, for a log."""
     parts = [
         _totals(snapshot, published).plain,
         f"dead letters {_dead_totals(snapshot.seen)}",
@@ -92,7 +92,7 @@ def line(snapshot: Snapshot, published: str = "") -> str:
 
 
 def waiting(snapshot: Snapshot) -> int:
-    """Messages that wait somewhere, dead letters not counted."""
+    """Return the number of waiting messages, without dead letters."""
     ready = sum(
         queue.ready + (queue.unacked or 0)
         for queue in snapshot.queues
@@ -102,7 +102,7 @@ def waiting(snapshot: Snapshot) -> int:
 
 
 def size(size_bytes: float) -> str:
-    """``1.2 MB``: powers of a thousand."""
+    """Return a size with its unit, in powers of a thousand: ``1.2 MB``."""
     if size_bytes < _THOUSAND:
         return f"{size_bytes:.0f} bytes"
     units = ("kB", "MB", "GB", "TB")
@@ -122,8 +122,11 @@ def _verdict(faults: Sequence[str], verdict: Sequence[str] | None) -> Iterator[T
 
 
 def _worth_showing(snapshot: Snapshot, room: int) -> list[QueueState]:
-    """Those whose messages nobody takes first, then those that messages have passed,
-    then those that somebody consumes; in the given order."""
+    """Return the most important queues, in the given order.
+
+    Queues with messages and no consumer have priority, then used queues, then queues
+    with a consumer.
+    """
     queues = snapshot.queues
     rank = sorted(
         queues,
@@ -168,7 +171,7 @@ def _number(value: float | None) -> Text:
 
 
 def _elsewhere(snapshot: Snapshot, shown: Sequence[QueueState]) -> Text:
-    """The retry queues, and how many others are not shown."""
+    """Return the line of the retry queues, with the number of hidden queues."""
     waits = "   ".join(
         f"{_wait(seconds)}: {ready:,}" for seconds, ready in snapshot.retry.items()
     )
@@ -197,7 +200,7 @@ def _totals(snapshot: Snapshot, published: str, *, watched: bool = True) -> Text
 
 
 def _labelled(label: str, items: Iterable[Text]) -> Iterator[Text]:
-    """Lines with a label before the first."""
+    """Yield lines, with a label in front of the first."""
     head = f"{label:<{_LABEL_COLUMNS}}"
     rows = list(items) or [Text("none yet", _FAINT)]
     for number, text in enumerate(rows):
@@ -205,7 +208,7 @@ def _labelled(label: str, items: Iterable[Text]) -> Iterator[Text]:
 
 
 def _dead_letters(seen: Seen, most: int) -> Iterator[Text]:
-    """How many of each kind of fault, and the last ones."""
+    """Yield the number of dead letters by type, and the last ones."""
     if seen.dead_by_type:
         yield Text(_dead_totals(seen), "yellow")
     for dead in seen.last_dead_letters[-most:]:

@@ -1,4 +1,4 @@
-"""What the user of the demo sees: the mesh while it runs, and the summary after it."""
+"""Output of the demo: the live view of the mesh, and the summary after the run."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from meshtasks.observation.collect import Collector
 from meshtasks.text import clip
 
 _REDRAW_SECONDS = 0.5
-#: Without a terminal there is a line now and then.
+#: Interval of lines without a terminal.
 _LINE_SECONDS = 5.0
 
 
 class Screen:
-    """Shows the mesh: redrawn in place on a terminal, else a line now and then.
+    """Shows the mesh: redrawn in place on a terminal, else as a line at intervals.
 
     Args:
-        for_seconds: length of the run; None for no end.
+        for_seconds: length of the run; None for no limit.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Screen:
         self._for_seconds = for_seconds
 
     def print_hints(self) -> None:
-        """How to publish something of one's own; whole lines, to be copied."""
+        """Print how to publish a reading; as unwrapped lines, to be copied."""
         stack = self._stack
         broker = stack.rabbitmq
         by_amqp = (
@@ -79,7 +79,7 @@ class Screen:
         self._console.print()
 
     def show_while(self, goes_on: Callable[[], bool]) -> None:
-        """Show it as long as ``goes_on`` says so."""
+        """Show the mesh as long as ``goes_on`` returns true."""
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._redraw_while(goes_on)
         else:
@@ -140,13 +140,13 @@ class Screen:
 
 
 def shown_path(path: Path) -> str:
-    """The path as the user would type it here."""
+    """Return the path as the user can type it in the current directory."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
 
 
 def _program(name: str) -> str:
-    """The program as the user would type it here."""
+    """Return the command as the user can type it in the current directory."""
     installed = Path(sys.executable).with_name(name)
     found = shutil.which(name)
     if found and Path(found).resolve() == installed.resolve():
@@ -160,7 +160,7 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
 
 
-#: So that a line of the summary fits a terminal.
+#: Longest reason in the summary, so that its line fits a terminal.
 _REASON_CHARS = 50
 _CALLED = frozenset(
     {"sensors.motion", "home.events.state_changes", "home.events.automations"}
@@ -174,10 +174,10 @@ def print_summary(
     dead_letter_queue: str,
     no_triton: str | None,
 ) -> None:
-    """The tables, what came of the records besides, and whether it balances.
+    """Print the summary: counts of queues and records, details, and differences.
 
     Args:
-        no_triton: why there was none; None if there was.
+        no_triton: why Triton did not run; None if it ran.
     """
     console.print()
     console.print(_queues(balance, dead_letter_queue, no_triton))
@@ -203,7 +203,7 @@ def print_summary(
 def _queues(
     balance: Reconciliation, dead_letter_queue: str, no_triton: str | None
 ) -> Table:
-    """Every queue of the mesh: what came in, and where it went."""
+    """Return the table of queues: what came in, and where it went."""
     table = Table(
         box=None, padding=(0, 2, 0, 0), header_style="bright_black", pad_edge=False
     )
@@ -229,7 +229,7 @@ def _queues(
 
 
 def _where(flow: QueueCount, balance: Reconciliation) -> str:
-    """Where the records of a queue went, as those have it who took them."""
+    """Return where the records of a queue went, according to their stores."""
     queue, archived = flow.queue, balance.archived
     if queue in _ARCHIVE:
         objects = archived.objects.get(queue, 0)
@@ -252,7 +252,7 @@ def _where(flow: QueueCount, balance: Reconciliation) -> str:
 
 
 def _records(balance: Reconciliation) -> Table:
-    """Every kind of record: what was published, and what the stores have of it."""
+    """Return the table of kinds of records: what was published and stored."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bright_black")
     table.add_column("records")
     for head in ("published", "good", "bad", "stored", "dead", "difference"):

@@ -1,4 +1,4 @@
-"""One run of the demo: boot, watch, stop."""
+"""One run of the demo: start, show, stop."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ _EXIT_FAILED = 1
 _EXIT_INTERRUPTED = 130
 
 _START_SECONDS = 60.0
-#: How long the queues must be empty before nothing of an earlier run can be left.
+#: Time for which queues must stay empty before messages of an earlier run are gone.
 _SURELY_SECONDS = 3.0
-#: The longest wait for the queues to become empty, after a run and at Ctrl-C.
+#: Longest wait for empty queues, before and after a run.
 _DRAIN_SECONDS = 60.0
 _MOMENT_SECONDS = 3.0
-#: It waits ten seconds for the confirms of what it has published.
+#: Longer than the ten seconds that the simulator waits for confirms.
 _SIMULATOR_STOP_SECONDS = 15.0
 
-#: A worker that ends more often has a reason to.
+#: Restarts of a process; one that ends more often is broken.
 _MAX_RESTARTS = 3
 
 _HOT_ROOM = "greenhouse"
@@ -57,12 +57,12 @@ _BAD_SHARE = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user wants.
+    """Options of the user.
 
     Attributes:
-        state_dir: where everything is kept.
-        rate_per_second: simulated messages.
-        for_seconds: length of the run; None for no end.
+        state_dir: directory for all files.
+        rate_per_second: simulated messages per second.
+        for_seconds: length of the run; None for no limit.
     """
 
     state_dir: Path
@@ -71,10 +71,10 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """Run the demo; its exit code.
+    """Run the demo and return its exit code.
 
     Raises:
-        ConfigError: the configuration cannot be used.
+        ConfigError: the configuration is not valid.
     """
     settings = load_settings()
     settings.validate((*load_flows().files, GATEWAY))
@@ -83,14 +83,14 @@ def run(options: Options) -> int:
     except (OSError, ProcessFailed) as error:
         _complain(f"{error}. --state names another directory.")
         return os.EX_CANTCREAT
-    # From here on this process belongs to the demo's mesh alone.
+    # From here on, this process uses only the environment of the demo's mesh.
     os.environ.clear()
     os.environ.update(stack.environment)
     return Session(stack, options, Console(highlight=False)).run()
 
 
 class Session:
-    """The run of a stack."""
+    """One run of a stack."""
 
     def __init__(self, stack: Stack, options: Options, console: Console) -> None:
         self._stack = stack
@@ -113,8 +113,8 @@ class Session:
         archive = [queue for queue in handled if queue.startswith("archive.")]
         alerts = [queue for queue in handled if queue.startswith("alerts.")]
         house = [queue for queue in handled if queue not in (*archive, *alerts)]
-        # An alarm waits neither for a model nor for an archive that takes its time, nor
-        # for what is asked of the gateway.
+        # Separate workers, so that alerts do not wait for a model, for a slow archive
+        # or for calls from the gateway.
         self._queues = {
             "house": house,
             "alerts": alerts,
@@ -129,7 +129,7 @@ class Session:
         self._backlog = Backlog(self._collector, handled, retry)
 
     def run(self) -> int:
-        """Boot, watch, stop; the exit code."""
+        """Start, show and stop the mesh; return the exit code."""
         where = shown_path(self._stack.directory)
         self._say(f"meshtasks demo: everything is kept in {where}\n")
         code, at_once = _EXIT_INTERRUPTED, False
@@ -138,7 +138,7 @@ class Session:
             with self._collector:
                 code = self._present()
         except KeyboardInterrupt:
-            at_once = self._interrupted  # for the second time
+            at_once = self._interrupted  # this is the second interrupt
             self._say("\ninterrupted")
         except (MeshError, OSError) as error:
             _complain(f"{error}\nIf it happens again, rm -r {where} begins anew.")
@@ -151,7 +151,7 @@ class Session:
         return code
 
     def _boot(self) -> None:
-        """Start everything but the sensors."""
+        """Start everything except the sensors."""
         stack, step = self._stack, self._steps.step
         with step("RabbitMQ, the message broker"):
             self._shutdown.add("RabbitMQ", stack.rabbitmq)
@@ -174,13 +174,13 @@ class Session:
             with step(f"{left:,} messages of an earlier run"):
                 self._backlog.wait_empty(_DRAIN_SECONDS, for_seconds=_SURELY_SECONDS)
                 if self._options.for_seconds is not None:
-                    # Counting begins when nobody holds anything of the past.
+                    # Count only after no worker holds old messages.
                     stop_together(workers)
                     self._start_workers()
                     time.sleep(REST_SECONDS)
 
     def _boot_triton(self) -> None:
-        """Start Triton, if it runs on this machine: the demo can do without."""
+        """Start Triton if this machine can run it; the demo also works without."""
         triton = self._stack.triton
         if self._no_triton is None:
             self._shutdown.add("Triton", triton)
@@ -203,12 +203,12 @@ class Session:
 
     @cached_property
     def _simulator(self) -> Process:
-        """The house; whether it asks a model is known once Triton runs."""
+        """The simulator; created late, because it needs to know if Triton runs."""
         asks = self._no_triton is None
         return self._stack.simulator(*_simulator_options(self._options, asks=asks))
 
     def _present(self) -> int:
-        """Let the sensors speak, and show what comes of it; the exit code."""
+        """Start the sensors and show the mesh; return the exit code."""
         if not self._collector.wait_watching(_START_SECONDS):
             faults = self._collector.snapshot().faults
             raise Transient(faults[0] if faults else None)
@@ -216,7 +216,7 @@ class Session:
         audit = Audit(stack, self._collector, self._settings, self._consumed)
         seconds = self._options.for_seconds
         with self._steps.step("a house of sensors, Flower and the gateway"):
-            # Flower asks once what the workers are; now they can answer.
+            # Flower asks for the workers only once, so they must run by now.
             stack.flower.start()
             self._shutdown.add("the gateway", stack.gateway)
             stack.gateway.start()
@@ -243,11 +243,13 @@ class Session:
         return _EXIT_OK
 
     def _goes_on(self) -> bool:
-        """Whether the simulator publishes. A killed process is started again; a killed
-        server only while nothing is counted, since its counters would miss messages.
+        """Return whether the simulator runs, and restart what was killed.
+
+        A killed server is restarted only if nothing is counted, since its counters
+        would miss messages.
 
         Raises:
-            ProcessFailed: something ended by itself that is not started again.
+            ProcessFailed: a process that is not restarted has ended.
         """
         simulator = self._simulator
         parts: list[Process | Server] = [*self._workers.values()]
@@ -261,17 +263,17 @@ class Session:
         return simulator.running
 
     def _restart(self, server: Process | Server) -> None:
-        """Start something again that was killed."""
+        """Restart something that was killed."""
         name = _process_of(server).name
         self._restarts[name] += 1
         if self._restarts[name] > _MAX_RESTARTS:
             raise _ended_by_itself(server)
         self._say(f"{name} has ended by itself; starting it again")
-        server.kill()  # what it started, which may have outlived it
+        server.kill()  # its child processes may have outlived it
         server.start()
 
     def _check(self, audit: Audit) -> int:
-        """Let everything come to rest, and draw up the balance; the exit code."""
+        """Wait until all messages are processed, print the summary; return the code."""
         self._simulator.stop()  # it has ended; this reaps it
         published = published_so_far(self._stack.stats_file)
         if not published.messages:
@@ -312,9 +314,9 @@ def _ended_by_itself(server: Process | Server) -> ProcessFailed:
 
 
 def handled_queues(topology: Topology) -> list[str]:
-    """The queues that workers here can consume, in the topology's order.
+    """Return the queues that workers here can consume, in the topology's order.
 
-    Found as `celery --app=meshtasks` finds them, in the present environment.
+    The handlers are those that `celery --app=meshtasks` finds in this environment.
     """
     handlers = mesh_of(find_app("meshtasks")).handlers
     return [queue for queue in topology.domain_queues if queue in handlers]

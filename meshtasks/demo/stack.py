@@ -1,13 +1,12 @@
-"""A whole mesh on one machine: RabbitMQ, VictoriaMetrics, Triton where it runs, what
-stands in for n8n and the phone, workers, Flower and a simulated house, all on loopback
-and in one directory.
+"""A whole mesh on one machine, on loopback and in one directory.
 
-::
+It consists of RabbitMQ, VictoriaMetrics, Triton where possible, the stand-in for n8n
+and phone, workers, Flower, the gateway and a simulated house::
 
     <directory>/
       env                exports MESH_…, for commands from another terminal
       log/               one file per process
-      config/            the mesh's configuration, with what the demo has of its own
+      config/            configuration of the mesh, with the demo's own files
       rabbitmq/  victoria-metrics/  triton/  archive/  state/
       run/               working directory of the Python processes
 """
@@ -31,24 +30,24 @@ from meshtasks.demo.rabbitmq import MANAGEMENT, MQTT, Ports, RabbitMQ
 from meshtasks.demo.receiver import Receiver
 from meshtasks.demo.servers import Triton, VictoriaMetrics, unavailable_reason
 
-#: The services' usual ports, taken where they are free.
+#: Usual ports of the services, used if they are free.
 _AMQP, _MANAGEMENT, _MQTT, _VICTORIA_METRICS, _FLOWER = 5672, 15672, 1883, 8428, 5555
 _N8N, _TRITON, _GATEWAY = 5678, 8000, 8780
 
-#: The model that the simulated house asks.
+#: Model for which the simulated house sends requests.
 _MODEL = "temperature-anomaly"
 
-#: What the demo has of its own in place of a user's.
+#: Configuration files of the demo that replace the user's.
 _CONFIG = Path(__file__).with_name("config")
 
-#: Variables of the user's own mesh, which nothing here may touch.
+#: Prefixes of variables of the user's own mesh, which must not affect the demo.
 _FOREIGN_PREFIXES = ("MESH_", "CELERY_", "FLOWER_")
 
 _FLOWER_USER = "mesh"
-#: Whom the gateway's token is of, and what it allows.
+#: Client name and scopes of the gateway's token.
 _GATEWAY_CLIENT = "demo:publish+trigger+operate"
 
-#: RabbitMQ takes its statistics every five seconds; a live view wants more.
+#: Statistics every second instead of every five, for the live view.
 _EVERY_SECOND = """\
 collect_statistics_interval = 1000
 management.sample_retention_policies.global.minute = 1
@@ -58,15 +57,16 @@ management.sample_retention_policies.detailed.10 = 1
 
 
 class Stack:
-    """The processes of a mesh, none of them started yet.
+    """The processes of a mesh, not started yet.
 
     Args:
-        directory: where it keeps everything; made if it is missing, and kept.
-        config_dir: the mesh's configuration, laid over the shipped one; need not exist.
+        directory: for all files; created if missing.
+        config_dir: configuration of the mesh, which replaces files of the shipped one;
+            it need not exist.
 
     Raises:
-        ProcessFailed: another stack is using the directory.
-        OSError: the directory cannot be written to.
+        ProcessFailed: another stack uses the directory.
+        OSError: the directory cannot be written.
     """
 
     def __init__(self, directory: Path, config_dir: Path) -> None:
@@ -78,9 +78,9 @@ class Stack:
             raise ProcessFailed(message)
         self.log_dir = self.directory / "log"
         self.run_dir = self.directory / "run"
-        #: A shell script that exports the mesh's variables; its owner's only.
+        #: Shell script that exports the mesh's variables; readable only by its owner.
         self.env_file = self.directory / "env"
-        #: The simulator's counters, as JSON, a second old at most.
+        #: Counts of the simulator as JSON, at most a second old.
         self.stats_file = self.run_dir / "simulator.json"
         self.rabbitmq = RabbitMQ(
             self.directory / "rabbitmq",
@@ -96,20 +96,20 @@ class Stack:
         self._flower_port = loopback.free_port(_FLOWER)
         self.gateway_token = secrets.token_hex(16)
         self._gateway_port = loopback.free_port(_GATEWAY)
-        #: Stands in for n8n and for the phone; a thread of this process.
+        #: Stand-in for n8n and the phone; a thread of this process.
         self.receiver = Receiver(port=loopback.free_port(_N8N))
         self.config_dir = self.directory / "config"
         models = config_dir.absolute() / "triton"
         if not models.is_dir():
             models = SHIPPED_CONFIG / "triton"
-        #: Why there is no Triton; None if there is.
+        #: Why Triton cannot run; None if it can.
         self.triton_unavailable = unavailable_reason()
         if not self.triton_unavailable and not (models / _MODEL).is_dir():
             self.triton_unavailable = f"{models} has no {_MODEL}"
         self.triton = Triton(
             self.directory / "triton", [models], port=loopback.free_port(_TRITON)
         )
-        #: What a process of this mesh finds in its environment.
+        #: Environment of the processes of this mesh.
         self.environment = self._environment()
         self.flower = self._celery(
             "flower",
@@ -124,27 +124,27 @@ class Stack:
 
     @property
     def gateway_url(self) -> str:
-        """The HTTP gateway; it asks for :attr:`gateway_token`."""
+        """URL of the HTTP gateway; it requires :attr:`gateway_token`."""
         return f"http://{loopback.HOST}:{self._gateway_port}"
 
     @property
     def console_address(self) -> str:
-        """Where the console opens logged in."""
+        """URL that opens the console logged in."""
         return f"{self.gateway_url}/login?token={self.gateway_token}"
 
     def gateway_answers(self) -> bool:
-        """Whether the gateway takes requests. Once it does it makes the console."""
+        """Return whether the gateway responds; once it does, create the console."""
         is_there = loopback.answers(self._gateway_port, "/healthz")
         loopback.answers(self._gateway_port, "/login")
         return is_there
 
     @property
     def flower_url(self) -> str:
-        """Flower's pages; they ask for :attr:`flower_user` and the password."""
+        """URL of Flower; it requires :attr:`flower_user` and the password."""
         return f"http://{loopback.HOST}:{self._flower_port}"
 
     def worker(self, name: str, queues: Sequence[str]) -> Process:
-        """A Celery worker with one pool process."""
+        """Return a Celery worker with one pool process."""
         return self._celery(
             f"worker-{name}",
             "worker",
@@ -157,13 +157,13 @@ class Stack:
         )
 
     def simulator(self, *options: str) -> Process:
-        """The simulated house; it writes its counters to :attr:`stats_file`."""
+        """Return the simulated house; it writes counts to :attr:`stats_file`."""
         stats = f"--stats-file={self.stats_file}"
         module = "meshtasks.producers"
         return self._python("simulator", module, "simulator", stats, *options)
 
     def flower_answers(self) -> bool:
-        """Whether Flower can be visited."""
+        """Return whether Flower responds."""
         return loopback.answers(self._flower_port, "/healthcheck")
 
     def _celery(
@@ -180,13 +180,13 @@ class Stack:
             [sys.executable, "-m", module, *arguments],
             log_path=self.log_dir / f"{name}.log",
             env=self.environment,
-            # There is no .env here.
+            # A directory without a .env file.
             cwd=self.run_dir,
             stop_seconds=stop_seconds,
         )
 
     def _prepare(self, config_dir: Path) -> None:
-        """Make the directories and the files of the configuration."""
+        """Create the directories and the configuration files."""
         conf_d = self.rabbitmq.directory / "conf.d"
         for directory in (self.run_dir, self.log_dir, conf_d):
             directory.mkdir(parents=True, exist_ok=True)
@@ -208,7 +208,7 @@ class Stack:
             link.symlink_to(os.path.relpath(process.log_path, self.log_dir))
         for log in self.log_dir.glob("*.log"):
             if log.exists():
-                os.truncate(log, 0)  # those of the last run; they would only grow
+                os.truncate(log, 0)  # logs of the last run; they would only grow
         self.stats_file.unlink(missing_ok=True)
         self.env_file.unlink(missing_ok=True)
         self.env_file.touch(mode=0o600)
@@ -231,7 +231,7 @@ class Stack:
         }
         return {
             **inherited,
-            # Everything here is on this machine: no proxy knows the way.
+            # All services are on this machine, which a proxy cannot reach.
             "NO_PROXY": loopback.HOST,
             "no_proxy": loopback.HOST,
             "MESH_BROKER_URL": broker.amqp_url(),
@@ -248,7 +248,7 @@ class Stack:
             "MESH_LINKS__RABBITMQ": broker.management_url,
             "MESH_FLOWER_USER": self.flower_user,
             "MESH_FLOWER_PASSWORD": self.flower_password,
-            # Not on its command line, which every user of the machine can read.
+            # Not on the command line, which all users of the machine can read.
             "FLOWER_BASIC_AUTH": flower_login,
             "FLOWER_BROKER_API": f"http://{broker_login}@{management}/api/",
         }
