@@ -232,6 +232,28 @@ def test_queries_and_compactions_at_once_see_each_row_once(
     assert counts == sorted(counts), "rows were missing for a moment"
 
 
+def test_a_query_of_the_archive_takes_memory_by_the_size_of_its_objects(
+    sinks: Sinks, environment: Environment
+) -> None:
+    for name in "abcdefgh":
+        archive(sinks, KEY, {"value": 1}, {"value": 2}, name=name)
+    sql = "SELECT count(*) FROM archive"
+    bounds = {"memory_limit": "200MB", "threads": "2"}
+
+    with opened(environment, sinks[OBJECTS], sql, bounds=bounds) as database:
+        assert database.sql(sql).fetchall() == [(16,)]
+
+
+def test_a_long_record_of_the_archive_is_read(
+    sinks: Sinks, environment: Environment
+) -> None:
+    archive(sinks, KEY, {"value": 1, "remark": "x" * 20_000_000})
+    sql = "SELECT length(record ->> 'remark') FROM archive"
+
+    with opened(environment, sinks[OBJECTS], sql) as database:
+        assert database.sql(sql).fetchall() == [(20_000_000,)]
+
+
 # How it is printed
 
 

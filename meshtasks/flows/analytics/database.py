@@ -27,7 +27,13 @@ from meshtasks.flows.analytics.dataset import (
 from meshtasks.flows.analytics.layout import archive_name
 from meshtasks.flows.analytics.parquet import SCHEMAS, fault_of_file
 from meshtasks.flows.analytics.rows import TABLES, Table
-from meshtasks.flows.archive.objects import ObjectStore, archived_objects, decompress
+from meshtasks.flows.archive.objects import (
+    FRAME_HEADER_BYTES,
+    ObjectStore,
+    archived_objects,
+    content_bytes,
+    decompress,
+)
 
 _T = TypeVar("_T")
 
@@ -42,6 +48,9 @@ _READING = frozenset(
 #: How often to list the store if an object is deleted while it is fetched.
 _LOOKS = 5
 _GLOB = re.compile(r"[*?\[]")
+#: Bounds of the longest line that DuckDB is told to expect in the archive. Its buffers
+#: are never smaller than for the first; it refuses lines longer than the second.
+_LEAST_LINE_BYTES, _MOST_LINE_BYTES = 16 << 20, 64 << 20
 
 
 class QueryFailed(MeshError):
@@ -71,12 +80,12 @@ class View:
 
     Attributes:
         columns: name, SQL type and expression of each column.
-        reader: table function that reads the files; ``{}`` is replaced by their list.
+        read: returns the call of the table function that reads these files.
     """
 
     name: str
     columns: tuple[tuple[str, str, str], ...]
-    reader: str
+    read: Callable[[list[str]], str]
 
     def select(self, files: list[str]) -> str:
         """Return the SELECT statement of the view."""
@@ -86,7 +95,7 @@ class View:
             )
             return f"SELECT {empty} WHERE false"
         columns = ", ".join(f"{how} AS {name}" for name, _, how in self.columns)
-        return f"SELECT {columns} FROM {self.reader.format(quoted_files(files))}"  # noqa: S608 - quoted
+        return f"SELECT {columns} FROM {self.read(files)}"  # noqa: S608 - quoted
 
 
 #: DuckDB's types by Arrow's types.
@@ -106,9 +115,44 @@ def _of_table(table: Table) -> View:
     return View(
         table,
         tuple(as_json if column[0] == "record" else column for column in columns),
-        "read_parquet({}, hive_partitioning = true, "
-        "hive_types = {{'domain': VARCHAR, 'date': DATE}})",
+        _read_parquet,
     )
+
+
+def _read_parquet(files: list[str]) -> str:
+    return (
+        f"read_parquet({quoted_files(files)}, hive_partitioning = true, "
+        "hive_types = {'domain': VARCHAR, 'date': DATE})"
+    )
+
+
+def _read_archive(files: list[str]) -> str:
+    return (
+        f"read_json({quoted_files(files)}, format = 'newline_delimited', "
+        "compression = 'zstd', ignore_errors = true, "
+        "columns = {'id': 'VARCHAR', 'exchange': 'VARCHAR', "
+        "'routing_key': 'VARCHAR', 'time': 'TIMESTAMPTZ', 'record': 'JSON'}, "
+        f"maximum_object_size = {_longest_line_bytes(files)}, "
+        "hive_partitioning = true, hive_types = {'date': DATE, 'hour': VARCHAR})"
+    )
+
+
+def _longest_line_bytes(files: list[str]) -> int:
+    """An upper bound of the lines' length: the size of the largest file.
+
+    DuckDB allocates several buffers of twice this size in each thread, so the largest
+    size that is allowed would need more memory than a bounded query has.
+    """
+    sizes = {_content_bytes(Path(file)) or _MOST_LINE_BYTES for file in files}
+    return min(max(sizes | {_LEAST_LINE_BYTES}), _MOST_LINE_BYTES)
+
+
+def _content_bytes(file: Path) -> int | None:
+    try:
+        with file.open("rb") as opened_file:
+            return content_bytes(opened_file.read(FRAME_HEADER_BYTES))
+    except OSError:  # reading it will say so
+        return None
 
 
 VIEWS = (
@@ -124,12 +168,7 @@ VIEWS = (
             ("domain", "VARCHAR", "split_part(routing_key, '.', 1)"),
             ("date", "DATE", "date"),
         ),
-        "read_json({}, format = 'newline_delimited', compression = 'zstd', "
-        "ignore_errors = true, "
-        "columns = {{'id': 'VARCHAR', 'exchange': 'VARCHAR', "
-        "'routing_key': 'VARCHAR', 'time': 'TIMESTAMPTZ', 'record': 'JSON'}}, "
-        "maximum_object_size = 67108864, "
-        "hive_partitioning = true, hive_types = {{'date': DATE, 'hour': VARCHAR}})",
+        _read_archive,
     ),
 )
 

@@ -33,6 +33,8 @@ else:
 SINK = "objects"
 
 _NAME_LIMIT_BYTES = 1024
+#: Size of the largest header of a zstd frame (RFC 8878, section 3.1.1.1).
+FRAME_HEADER_BYTES = 18
 _WORD_LIMIT_BYTES = 255
 #: Errors that mean: the disk is full, or a quota or the maximum file size is reached.
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -357,6 +359,18 @@ def decompress(data: bytes) -> bytes:
     except zstd.ZstdError as error:
         message = f"its content is damaged: {error}"
         raise DamagedObject(message) from error
+
+
+def content_bytes(head: bytes) -> int | None:
+    """The size of what :func:`decompress` returns; None if the data does not say it.
+
+    Args:
+        head: the first :data:`FRAME_HEADER_BYTES` of the data, or more.
+    """
+    try:
+        return zstd.get_frame_info(head).decompressed_size
+    except zstd.ZstdError:
+        return None
 
 
 #: The store of the archive.
