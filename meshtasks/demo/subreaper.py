@@ -2,8 +2,8 @@
 
 The program becomes two processes. A new one, the worker, does the work in a session of
 its own. The original one, which the shell knows, becomes the keeper and executes this
-file as a program. It forwards signals to the worker and finally kills all processes
-that the worker has started. If the keeper is killed (even by SIGKILL), the kernel sends
+file as a program. It forwards signals to the worker and finally ends all processes that
+the worker has left. If the keeper is killed (even by SIGKILL), the kernel sends
 SIGTERM to the worker, which ends cleanly. If the worker is killed, the keeper inherits
 its child processes and ends them. So processes are left only if both are killed at the
 same time.

@@ -43,7 +43,7 @@ from meshtasks.timing import Backoff
 logger = logging.getLogger(__name__)
 
 #: Limit of a body in bytes: ``max_message_size`` of RabbitMQ 4. The broker closes the
-#: channel of a larger message, so that message would block all later ones.
+#: channel of a larger message, so such a message would block all later ones.
 MAX_BODY_BYTES = 16 * 1024 * 1024
 #: Limit of a routing key in bytes: AMQP 0-9-1 encodes it as a short string.
 MAX_ROUTING_KEY_BYTES = 255

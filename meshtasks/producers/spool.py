@@ -210,7 +210,7 @@ class SpoolFile:
                 self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _shrink(self) -> None:
-        """Return the disk space of an empty file."""
+        """Release the disk space of a file that has become empty."""
         (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
         if pages > _SMALL_PAGES:
             self._connection.execute("VACUUM")
@@ -291,7 +291,7 @@ class SpoolLimits:
 
 
 class Spool(Buffer):
-    """Keeps unconfirmed messages in memory, and in a file if the broker is slow.
+    """Keeps unconfirmed messages in memory, or in a file if confirms do not come.
 
     The file is used from the first publication that fails, or the first message that
     is not confirmed within :data:`WRITE_AFTER_SECONDS`, until all its messages are

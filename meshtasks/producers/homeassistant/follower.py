@@ -130,7 +130,7 @@ def opened(access: Access) -> Iterator[Connection]:
     """Open an authenticated connection, and close it at the end of the block.
 
     Raises:
-        Disconnected: Home Assistant cannot be reached, or the connection is lost.
+        Disconnected: Home Assistant cannot be reached, or does not authenticate.
         ConfigError: Home Assistant rejects the token, or has banned this machine.
     """
     with ExitStack() as stack:

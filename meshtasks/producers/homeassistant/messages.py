@@ -37,7 +37,8 @@ from meshtasks.text import described
 #: Deepest nesting of JSON that is kept: more than any useful attribute has, and less
 #: than the limits of parsers on the way.
 _DEEPEST = 30
-#: Largest integer that is kept; stores cannot hold larger numbers.
+#: Limit of integers. Stores cannot hold larger numbers, and Python does not print
+#: integers of more than 4,300 digits. From 400 digits on they are read as infinite.
 _LARGEST = 10**308
 _DIGITS = 400
 

@@ -66,8 +66,10 @@ class KnownStates:
         self.heard_at: float | None = None
 
     def load(self) -> None:
-        """Read the file. If it cannot be read, this is logged and counts as a first
-        start."""
+        """Read the file, if there is one; log it and go on if it cannot be read.
+
+        Without its content, this start counts as the first one.
+        """
         try:
             saved = _Saved.model_validate_json(self._path.read_bytes())
         except FileNotFoundError:

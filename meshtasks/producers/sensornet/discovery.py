@@ -61,7 +61,7 @@ _OF_CLIMATE: Mapping[str, str] = {
     "temperature_state": "target",
 }
 
-#: Limit of entities per device; the largest devices have about a hundred.
+#: Limit of entities per device; the largest devices have a few hundred.
 _MOST_ENTITIES = 500
 #: Limit of stored config topics; a house has hundreds.
 MAX_TOPICS = 20_000

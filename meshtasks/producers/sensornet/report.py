@@ -145,7 +145,8 @@ def read(
     """Classify every value of a message.
 
     Args:
-        announced: entities of the message, each with the path of its document.
+        announced: entities, each with the path of the part of the document to which
+            its template applies.
 
     Raises:
         SchemaMismatch: the message has too many values.
@@ -158,7 +159,7 @@ def read(
 
 
 def _by_path(announced: Iterable[tuple[Path, Announced]]) -> dict[Path, Announced]:
-    """Return the best entity of each value: first understood, then of a known kind."""
+    """Return each value's entity, preferring understood templates and known kinds."""
     found: dict[Path, Announced] = {}
     for prefix, entity in announced:
         for steps in entity.template.paths:
