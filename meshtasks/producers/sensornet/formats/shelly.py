@@ -9,7 +9,7 @@ Later generations (https://shelly-api-docs.shelly.cloud/gen2/General/Notificatio
 ``<id>/events/rpc`` contains changes of several components, and
 ``<id>/status/<component>`` (off by default) one component. Other devices may also
 publish to ``x/status/y``. Such a topic counts as Shelly's if its component is one of
-Shelly's and the body is an object.
+Shelly's, and if the device's name begins with ``shelly`` or the body is an object.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def _at_paths(names_by_kind: Mapping[str, str]) -> Mapping[Path, Meaning]:
     return {tuple(path.split(".")): meaning for path, meaning in found.items()}
 
 
-#: Paths in a status of the first generation. Motion sensors send short forms, radiator
-#: valves long ones.
+#: Paths in ``status`` and ``info`` of the first generation. Radiator valves send short
+#: paths in the one, and long paths in the other.
 _STATUS = _at_paths(
     {
         "motion": "motion",
