@@ -48,11 +48,8 @@ _Answer = TypeVar("_Answer")
 
 
 class Api:
-    """The management API of a cluster; the first node that responds is used.
-
-    Args:
-        broker_url: AMQP URL; its account and virtual host are used.
-        management_url: see :func:`read`.
+    """The management API of a cluster; the first node that responds is used. For the
+    arguments see :func:`read`.
 
     Raises:
         ConfigError: a URL is invalid.
@@ -71,12 +68,7 @@ class Api:
         self._guessed = () if given else urls_of(broker_url)
 
     def all(self, kind: str, model: type[_Entity], query: str = "") -> list[_Entity]:
-        """Read all entities of one kind in the virtual host.
-
-        Args:
-            kind: word of the API's path, such as ``queues``.
-            model: model of one entity.
-            query: query string, with ``?``.
+        """Read all entities of one kind (such as ``queues``) in the virtual host.
 
         Raises:
             ConfigError: the API refuses the account or the virtual host, or it is not
@@ -161,11 +153,8 @@ def _own_url(broker_url: str) -> str:
 def _call(
     base: str, path: str, login: str = "", method: str = "GET", body: object = None
 ) -> Answer:
-    """Send a request; return the response of any status.
-
-    Raises:
-        Transient: there is no response.
-    """
+    """Send a request; return the response of any status. Raises Transient if there is
+    none."""
     headers = {"Authorization": login} if login else {}
     content = None
     if body is not None:
@@ -330,11 +319,7 @@ class LiveNode(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """All entities of a virtual host.
-
-    Attributes:
-        bindings: all bindings except those of the default exchange.
-    """
+    """All entities of a virtual host, except bindings of the default exchange."""
 
     exchanges: list[LiveExchange]
     queues: list[LiveQueue]

@@ -67,7 +67,6 @@ class FailedAgain:
         tap: copies of new dead letters; None if the account may not read them. Then
             nothing is counted.
         connection: used to ask for the depths of queues.
-        topology: the topology.
         began: start of the replay, as in the header of its messages.
 
     Attributes:
@@ -167,11 +166,6 @@ class FailedAgain:
 def failures_watched(url: str, topology: Topology, began: str) -> Iterator[FailedAgain]:
     """Count messages that fail again, until the end of the block.
 
-    Args:
-        url: AMQP URL.
-        topology: the topology.
-        began: start of the replay, as in the header of its messages.
-
     Raises:
         ConfigError: the broker refuses the account.
         Transient: the broker is unreachable.
@@ -218,7 +212,6 @@ class Replay:
     which many do.
 
     Args:
-        url: AMQP URL.
         queue: name of the dead-letter queue.
         selection: dead letters to replay. Those that this replay has requeued and that
             failed again are skipped.
@@ -437,7 +430,6 @@ def drop(
     """Delete dead letters permanently; return their number.
 
     Args:
-        url: AMQP URL.
         queue: name of the dead-letter queue.
         is_chosen: whether to delete a dead letter.
         stopping: ends the deletion after the current dead letter when it is set.

@@ -1,1 +1,1 @@
-"""What the mesh does, a folder a flow: records in, outcomes out; no Celery here."""
+"""The flows: what the mesh does with records, one folder per flow, without Celery."""

@@ -1,17 +1,17 @@
-"""A circuit per service: open while the service is unavailable, so that it is not
-called and its work waits.
+"""Circuit breaker of a service: while the service is unavailable, the circuit is open,
+the service is not called, and its work waits.
 
-The states and what moves them::
+States and transitions::
 
     closed    --a try fails-------------------------> open
     open      --the wait is over--------------------> half-open
     half-open --a try succeeds----------------------> closed
     half-open --a try fails-------------------------> open
 
-A try is a piece of the service's own work, never something lighter: a sign of life (an
-empty write, a HEAD request) often succeeds while the work fails.
+A try is real work of the service, never an artificial probe: an empty write or a HEAD
+request often succeeds while real work fails.
 
-Pure: the caller makes the tries and passes the time.
+The module has no side effects: the caller does the tries and passes the time.
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ from typing import NamedTuple
 
 from meshtasks.timing import LONGEST_ASKED_SECONDS
 
-#: A circuit that has been closed for so long counts as one that never opened; longer
-#: where work comes seldom.
+#: After this time a closed circuit is treated as one that never opened. Callers use a
+#: longer time if work is rare.
 STEADY_SECONDS = 20.0
-#: After so many successes without a failure, work that fails may itself be the cause.
+#: After this many successes without a failure, work that fails may itself be the cause.
 ENOUGH_SUCCESSES = 5
 
 _SHORTEST_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 30.0
-#: The wait grows with the time the service has been unavailable: after a minute it is
-#: tried every two seconds, after an hour every 30.
+#: Wait as a share of the time that the service has been unavailable: two seconds after
+#: a minute, 30 seconds after an hour.
 _SHARE_OF_ABSENCE = 1 / 30
-#: How often in a row the time that failed tries took makes the wait longer.
+#: The wait is at least the duration of a failed try times the number of failed tries in
+#: a row; this is the largest factor.
 _MOST_REPEATS = 3
 
 
 class State(IntEnum):
-    """Whether work may go to the service; the greater, the less."""
+    """Whether work may go to the service; a greater value means less work."""
 
     CLOSED = 0
     HALF_OPEN = 1
@@ -47,17 +48,17 @@ class State(IntEnum):
 
 
 class FailedTry(NamedTuple):
-    """What a failed try means for the work that was tried.
+    """Consequences of a failed try for the work that was tried.
 
     Attributes:
-        counts: it is held against the work. Not so while the circuit is not closed,
-            nor until the service has done other work for a while: a service that takes
-            every third request must not use up the attempts of the work.
-        wait_seconds: how long the work should wait at least. Work that failed
-            shortly after the circuit had closed waits until that other work has
-            shown whose fault it is, counted from when the circuit, which opens again,
-            may close. Back sooner, it would open it before anything can count, for
-            ever.
+        counts: whether it counts as an attempt of the work. It does not if the circuit
+            was not closed, or if the service has not done other work for a while: a
+            service that accepts every third request must not use up the attempts.
+        wait_seconds: minimum wait of the work. If the try failed shortly after the
+            circuit had closed, the work waits until the circuit, which opens again, may
+            have closed, and then until other work has shown which of them is at fault.
+            Without this wait it could open the circuit again and again before any
+            attempt counts.
     """
 
     counts: bool
@@ -65,17 +66,18 @@ class FailedTry(NamedTuple):
 
 
 class Circuit:
-    """The circuit of one service. All times are seconds that only go forward.
+    """The circuit of one service. All times are seconds of one clock of the caller.
 
     Args:
-        uniform: draws a number between two.
-        steady_seconds: so long it must have been closed to count as one that never
+        uniform: returns a random number between its two arguments.
+        steady_seconds: after this time a closed circuit is treated as one that never
             opened.
 
     Attributes:
-        reason: of the last failure; empty while closed.
-        trips: how often it has opened from closed, in all.
-        failed_tries: in a row since it opened, not counting the one that opened it.
+        reason: reason of the last failure; empty while closed.
+        trips: number of transitions from closed to open.
+        failed_tries: failed tries in a row since it opened, without the one that opened
+            it.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class Circuit:
         self._uniform = uniform
         self._steady_seconds = steady_seconds
         self._retry_at: float | None = None  # None while closed
-        self._opened_at = float("-inf")  # when it last opened, again or anew
+        self._opened_at = float("-inf")  # last failure that opened it or kept it open
         self._unavailable_since = 0.0
         self._good_since: float | None = None
         self._successes = 0  # since the last failure
@@ -99,20 +101,25 @@ class Circuit:
         """Whether work may go to the service."""
         if self._retry_at is None:
             return State.CLOSED
-        # a clock that was put back must not keep it open for as long
+        # if the clock is set back, the circuit must not stay open for that time
         waits = self._opened_at <= now < self._retry_at
         return State.OPEN if waits else State.HALF_OPEN
 
     def wait_seconds(self, now: float) -> float:
-        """Until it is half-open; 0 if it is, or closed."""
+        """Seconds until it is half-open; 0 if it is half-open or closed."""
         return 0.0 if self._retry_at is None else max(0.0, self._retry_at - now)
 
     def unavailable_seconds(self, now: float) -> float:
-        """How long the service has been unavailable; only while not closed."""
+        """How long the service has been unavailable; valid only while not closed."""
         return now - self._unavailable_since
 
     def verdict(self, began_at: float, now: float) -> FailedTry:
-        """What a failed try means for the work; to be called before :meth:`failed`."""
+        """The consequences of a failed try for its work. Call it before :meth:`failed`.
+
+        Args:
+            began_at: when the try began.
+            now: when it failed.
+        """
         if self._is_late(began_at) or self.state(now) is not State.CLOSED:
             return FailedTry(counts=False)
         if self._is_steady(now) or self._successes >= ENOUGH_SUCCESSES:
@@ -131,12 +138,14 @@ class Circuit:
         asked_seconds: float | None = None,
         lasted_seconds: float = 0.0,
     ) -> bool:
-        """A try failed; true when that opened the circuit.
+        """Record a failed try. Return whether it opened the circuit.
 
         Args:
-            began_at: when the try began. One that began before the circuit opened
+            reason: why it failed.
+            began_at: when the try began. If the circuit opened after that, the try
                 changes nothing.
-            asked_seconds: the wait that the service asked for, if it did.
+            now: when it failed.
+            asked_seconds: wait that the service requested; None if it did not.
             lasted_seconds: how long the try took.
         """
         if self._is_late(began_at):
@@ -159,7 +168,13 @@ class Circuit:
         return opens
 
     def succeeded(self, began_at: float, now: float) -> bool:
-        """The service did its work; true when that closed the circuit."""
+        """Record a successful try. Return whether it closed the circuit.
+
+        Args:
+            began_at: when the try began. If the circuit opened after that, the try
+                changes nothing.
+            now: when it succeeded.
+        """
         if self._is_late(began_at):
             return False
         closes = self._retry_at is not None
@@ -180,11 +195,13 @@ class Circuit:
     def _wait(
         self, now: float, asked_seconds: float | None, lasted_seconds: float
     ) -> float:
-        """Longer the longer the service is unavailable, and doubled if the circuit
-        had closed for a moment only; at least as long as the try took, then twice
-        and three times that; and never less than the service asked for.
+        """The wait until the next try, seconds.
 
-        A fifth of it is random, so that not all clients try at once.
+        It grows with the time that the service has been unavailable, and doubles each
+        time the circuit was closed only briefly. It is at least one, two or three times
+        the duration of the try, and at least the time that the service requested.
+
+        A fifth of it is random, so that clients do not try at the same time.
         """
         tries = min(self.failed_tries + 1, _MOST_REPEATS)
         longest = self._longest_wait(now, self._trips_in_a_row, lasted_seconds * tries)

@@ -1,4 +1,4 @@
-"""What a flow gives to the mesh: handlers of queues, commands and the rest."""
+"""The contract of flows: handlers of queues, commands, timers and checks."""
 
 from __future__ import annotations
 
@@ -31,13 +31,12 @@ from meshtasks.outcome import Dead, Outcome
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.models import explain
 
-#: What a caller must be allowed: to put records into the mesh, to have it do work,
-#: to look at the console, to change how it is operated (and look); to see the
-#: gateway's metrics and nothing else.
+#: What a caller may do: publish records, call commands that do work, read the console,
+#: change how the mesh runs (and read), read only the gateway's metrics.
 Scope = Literal["publish", "trigger", "view", "operate", "metrics"]
 
 
-#: Seconds, given as text.
+#: A duration in seconds, written as text such as ``2h``.
 Span = Annotated[
     Duration,
     Field(gt=0),
@@ -45,17 +44,17 @@ Span = Annotated[
 ]
 
 
-#: Of the section of a docstring, up to the next of them.
+#: One entry of the section Attributes of a docstring, continuation lines included.
 _ATTRIBUTE = re.compile(r"^ {4}(?P<name>\w+): (?P<text>.*(?:\n {5,}.*)*)", re.MULTILINE)
 
 
 def describe_properties(schema: dict[str, Any]) -> None:
-    """Turn a docstring's section Attributes into descriptions of the properties.
+    """Move the section Attributes of a docstring into descriptions of the properties.
 
     Args:
         schema: JSON schema of a class, with its docstring as ``description``.
     """
-    # Python 3.13 takes the indentation out of docstrings, those before do not.
+    # Python 3.13 removes the indentation of docstrings, older versions do not.
     text = cleandoc(schema["description"])
     summary, _, attributes = text.partition("\nAttributes:\n")
     schema["description"] = summary.rstrip().replace("``", "`")
@@ -67,10 +66,10 @@ def describe_properties(schema: dict[str, Any]) -> None:
 
 
 class Arguments(BaseModel):
-    """Base of the arguments of commands; there are no others than those named.
+    """Base class of the arguments of commands; unknown arguments are invalid.
 
-    What a docstring says of an attribute stands in the JSON schema, which the gateway
-    documents, and of which the console makes a form.
+    The docstring's section Attributes gives the descriptions in the JSON schema. The
+    gateway documents the schema, and the console makes a form of it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -94,12 +93,12 @@ class Command(Generic[A]):
     """A command.
 
     Attributes:
-        name: of its Celery task.
-        arguments: the model of its arguments.
-        run: does it, and gives the answer, which is JSON. It is given its arguments,
-            the process's sinks and the id of the call; called again with the same
-            id, after its worker was killed, it does no more than called once.
-        scopes: what a caller must be allowed, all of it.
+        name: name of its Celery task.
+        arguments: model of its arguments.
+        run: runs it, and returns the answer, which is JSON. It gets the arguments, the
+            sinks of the process and the id of the call. If the worker was killed, it is
+            called again with the same id; that must have no further effect.
+        scopes: scopes that a caller needs, all of them.
     """
 
     name: str
@@ -113,8 +112,8 @@ class Command(Generic[A]):
         """Check the arguments and run the command.
 
         Raises:
-            SchemaMismatch: an argument is missing, unknown or wrong.
-            MeshError: what :attr:`run` raises.
+            SchemaMismatch: an argument is missing, unknown or invalid.
+            MeshError: :attr:`run` raised it.
         """
         try:
             checked = self.arguments.model_validate(arguments)
@@ -131,11 +130,11 @@ class Batch(Generic[R]):
     """The valid records of one batch of messages, in order of arrival.
 
     Attributes:
-        queue: the queue they were consumed from.
-        records: the records; an array message gives several.
-        envelopes: for each record, the message it came in (same length).
-        indexes: for each record, its index in that message's array (same length);
-            None if the message is no array.
+        queue: queue from which they were consumed.
+        records: the records; a message that is an array has several.
+        envelopes: the message of each record (same length as ``records``).
+        indexes: index of each record in the array of its message (same length); None if
+            the message is not an array.
     """
 
     queue: str
@@ -146,17 +145,18 @@ class Batch(Generic[R]):
 
 Handle = Callable[[Batch[Any], Sinks], list[Outcome]]
 
-#: Valid records that a handler will find dead before it does anything, by index; given
-#: the records, the message each came in, and the settings.
+#: Finds the records that the handler would declare dead before it does anything.
+#: Arguments: records, the message of each, settings. Result: reasons by index.
 Validate = Callable[[Sequence[Any], Sequence[Envelope], Settings], Mapping[int, Dead]]
 
 
-#: What is published beside the dead letter when the worker gives a message up; given
-#: the message (its body is the JSON of the records that failed), why, and the settings.
+#: Gives messages to publish besides the dead letter of a message whose retries are
+#: exhausted. Arguments: the message (its body has the failed records), the reason, the
+#: settings.
 OnExhausted = Callable[[Envelope, str, Settings], Sequence[Outgoing]]
 
 
-#: The messages that are behind a dead one.
+#: Gives the original messages of a message that is dead.
 Originals = Callable[[FailedMessage], Sequence[FailedMessage]]
 
 
@@ -166,15 +166,15 @@ def _nothing(*_: object) -> tuple[()]:
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    """Work that is due by the clock, not by a message.
+    """Work that depends on the time, not on a message.
 
-    The worker runs it once a second, and after every batch of its handlers, in a
-    thread of the consuming process; so it must not take much when nothing is due.
+    The worker runs it every second and after every batch of its handlers, in a thread
+    of the consuming process. So it must be fast if nothing is due.
 
     Attributes:
-        run: does what is due. A worker may be killed meanwhile, and those of one
-            host run it side by side: what it does must stand both.
-        check: refuses settings that :meth:`run` could not work with.
+        run: does the work that is due. The worker may be killed while it runs, and
+            several workers may run it at the same time; it must tolerate both.
+        check: raises ConfigError for settings with which :attr:`run` cannot work.
     """
 
     run: Callable[[Sinks], None]
@@ -183,37 +183,37 @@ class Timer:
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A handler and what the worker must know of it.
+    """A handler of a queue, and how the worker must treat it.
 
     Attributes:
-        queue: the queue it handles; also the name of its Celery task.
-        handle: gives one outcome per record of the batch, in order.
-        record: type that each JSON object is validated into (a pydantic model
-            or anything else ``TypeAdapter`` takes).
-        sinks: what it writes to; when the circuit of one of them
-            opens, the queue is not consumed.
-        bare_value: a body that is a bare JSON number stands for
-            ``{"value": number}``.
-        telegraf: a body may also be what Telegraf makes of metrics: an object whose
-            member ``metrics`` is an array of them, or line protocol.
-        timer: what else there is to do while its queue is consumed.
-        gathers: a batch waits for its count, bytes or age even while its queue is idle,
-            because each becomes one object; without it a message that meets an idle
-            queue is handled at once.
+        queue: name of the queue; also the name of its Celery task.
+        handle: handles a batch; returns one outcome per record, in order.
+        record: type into which each JSON object is validated: a pydantic model, or
+            another type that ``TypeAdapter`` accepts.
+        sinks: sinks that it uses. While the circuit of one is open, the queue is
+            paused.
+        bare_value: whether a body that is a JSON number means ``{"value": number}``.
+        telegraf: whether a body may also have Telegraf's formats: an object whose
+            member ``metrics`` is an array, or line protocol.
+        timer: other work to do while the queue is consumed.
+        gathers: whether a batch always waits for its count, bytes or age, because each
+            batch becomes one object. Otherwise a message of an idle queue is handled
+            at once.
         validate: the part of :attr:`handle` that finds bad records, for the gateway.
-        struct: what :attr:`handle` is given instead of ``record``: a faster reader of
-            the usual records, which must refuse whatever ``record`` would.
-        on_exhausted: what else to publish for a message that is dead after its last
-            retry. It runs in the consuming process and must not raise, whatever the
-            body is.
-        defers: a batch whose sink is away puts what is for it into the sink's queue
-            (:attr:`~meshtasks.flows.sinks.SinkKey.waits_in`) and is done; its queue is
-            paused only while that one takes no more, either. As
-            :func:`~meshtasks.flows.pipeline.store_points` does.
-        in_thread: its batches run in a thread of the consuming process, one at a time,
-            and not in the pool, which they would hold up while their sink hangs.
-        originals: of a message, or a part of it, that is dead: what to dead-letter in
-            its place.
+        struct: type of the records that :attr:`handle` gets instead of ``record``: a
+            faster decoder for the usual records. It must reject every record that
+            ``record`` rejects.
+        on_exhausted: gives messages to publish for a message that is dead after its
+            last retry. It runs in the consuming process and must not raise for any
+            body.
+        defers: whether a batch whose sink is unavailable publishes its data to the
+            sink's queue (:attr:`~meshtasks.flows.sinks.SinkKey.waits_in`) and is done,
+            like :func:`~meshtasks.flows.pipeline.store_points`. Its queue is paused
+            only while that queue accepts no messages either.
+        in_thread: whether its batches run one at a time in a thread of the consuming
+            process. In the pool they would block processes while their sink hangs.
+        originals: gives the messages to dead-letter instead of a message, or of a part
+            of it, that is dead.
     """
 
     queue: str
@@ -233,7 +233,7 @@ class Handler:
 
     @property
     def sink_names(self) -> tuple[str, ...]:
-        """Names of :attr:`sinks`, and of the queues where what is for them may wait."""
+        """Names of :attr:`sinks`, and of the queues in which their data may wait."""
         names = [key.name for key in self.sinks]
         if self.defers:
             names += [key.waits_in for key in self.sinks if key.waits_in]
@@ -245,7 +245,7 @@ class Handler:
 
 
 class Options(TypedDict, total=False):
-    """What :class:`Handler` has a default for."""
+    """Attributes of :class:`Handler` that have a default."""
 
     bare_value: bool
     telegraf: bool
@@ -276,23 +276,22 @@ def handles(
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """What a flow gives to the mesh; one object a flow.
+    """A flow, as the composition root gets it.
 
     Attributes:
-        name: by which queues.yaml and messages call it.
-        handlers: of the queues that it knows by itself.
-        by_kind: makes the handler of a queue that queues.yaml gives to this flow,
-            from the queue's name and its kind of kinds.yaml.
-        files: files of config/ that it reads; read at the start.
-        sinks: those that ``doctor`` probes; not those that
-            :attr:`checks` look at.
-        commands: for Flower, the gateway and scripts.
-        validate: faults of the environment, found at the start.
-        checks: for ``doctor``.
-        doubts: warnings and notes for ``config check``; given the handlers of the
-            mesh by queue. The files are without faults.
-        explain: what a message meets, for ``config check --explain``; given the
-            handler, which is of this flow, and the routing key.
+        name: its name in queues.yaml and in texts.
+        handlers: handlers of its own queues.
+        by_kind: makes the handler of a queue that queues.yaml assigns to this flow,
+            from the name of the queue and its kind in kinds.yaml.
+        files: files of config/ that it uses; they are read at the start.
+        sinks: sinks that ``doctor`` probes, except those that :attr:`checks` test.
+        commands: its commands, for Flower, the gateway and scripts.
+        validate: gives errors of the environment at the start.
+        checks: gives checks for ``doctor``.
+        doubts: gives warnings and notes for ``config check``, from the settings and
+            all handlers by queue. It is called only if the files have no errors.
+        explain: gives details of how a message is handled, for ``config check
+            --explain``, from the settings, a handler of this flow and a routing key.
     """
 
     name: str

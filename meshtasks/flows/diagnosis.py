@@ -1,5 +1,5 @@
-"""What a flow reports of itself to ``config check`` and ``doctor``, and what flows
-share to find it out."""
+"""Results of flows for ``config check`` and ``doctor``, and functions that flows share
+to obtain them."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ class Verdict(NamedTuple):
     """The result of a check.
 
     Attributes:
-        state: failed needs somebody; a warning may wait; skipped was not needed.
-        text: what was found.
-        remedy: what to do about it.
+        state: ``failed`` must be corrected now, a ``warning`` later; a ``skipped``
+            check was not needed.
+        text: finding.
+        remedy: what to do about it; may be empty.
     """
 
     state: State
@@ -45,8 +46,9 @@ class Check(NamedTuple):
     """One check of ``meshtasks doctor``.
 
     Attributes:
-        run: raises our errors where it has nothing better to report.
-        needs: a check that this one cannot do without.
+        name: name of the check.
+        run: does the check. It may raise MeshError instead of returning a verdict.
+        needs: name of a check that must succeed before; may be empty.
     """
 
     name: str
@@ -55,12 +57,14 @@ class Check(NamedTuple):
 
 
 class Doubt(NamedTuple):
-    """Something that ``meshtasks config check`` reports of a file without faults.
+    """A finding of ``meshtasks config check`` in a file that is valid.
 
     Attributes:
-        level: a warning is of what can never work as it is written; a note is good to
-            know.
+        level: a ``warning`` is about something that can never work as written; a
+            ``note`` is information.
+        file: the file.
         key: dotted path of the value.
+        text: finding.
     """
 
     level: Literal["warning", "note"]
@@ -70,11 +74,12 @@ class Doubt(NamedTuple):
 
 
 class Detail(NamedTuple):
-    """Something that a message meets in a flow, for ``config check --explain``.
+    """A detail of how a flow handles a message, for ``config check --explain``.
 
     Attributes:
-        kind: first word of its line, such as ``rule``; its plural is a member in JSON.
-        text: the rest of the line.
+        kind: first word of its line, such as ``rule``; in JSON its plural is the name
+            of a member.
+        text: rest of the line.
         data: the same as plain data.
         alert: labels of the alert that it may raise; None if it raises none.
     """
@@ -86,10 +91,10 @@ class Detail(NamedTuple):
 
 
 def probe(settings: Settings, key: SinkKey[Any]) -> Verdict:
-    """Whether a sink answers.
+    """Probe a sink.
 
     Raises:
-        SinkUnavailable: it does not.
+        SinkUnavailable: the sink is unavailable.
     """
     with closing(Sinks(settings)) as sinks:
         sinks[key].probe()
@@ -97,7 +102,7 @@ def probe(settings: Settings, key: SinkKey[Any]) -> Verdict:
 
 
 def disk(directory: Path) -> Verdict:
-    """Whether a directory, perhaps not made yet, can be written and has room."""
+    """Whether a directory is writable and has free space; it need not exist yet."""
     existing = directory.absolute()
     while not existing.exists():
         existing = existing.parent
@@ -112,13 +117,13 @@ def disk(directory: Path) -> Verdict:
 
 
 def size_text(size_bytes: int) -> str:
-    """A size for people."""
+    """A size as text, in GiB."""
     return f"{size_bytes / _GIB:.1f} GiB"
 
 
 def unreachable(urls: Collection[str]) -> dict[str, str]:
-    """The URLs at whose hosts no connection can be made, or no TLS whose certificate
-    is believed: URL → why. Each host is tried once."""
+    """URLs whose hosts accept no connection, or have no trusted certificate, with the
+    reasons. Each host is tried once."""
     reasons: dict[tuple[str, int, bool], str] = {}
     found = {}
     for url in sorted(urls):
@@ -147,12 +152,12 @@ def _unreachable(host: str, port: int, tls: bool) -> str:  # noqa: FBT001 - of a
 
 
 def can_occur(pattern: str, topology: Topology, queues: Collection[str | None]) -> bool:
-    """Whether a message of one of these queues can have a routing key like this
+    """Whether a message of one of these queues can have a routing key that matches the
     pattern."""
     for binding in topology.bindings:
         if binding.queue not in queues:
             continue
-        # a fanout takes every key; those of its own begin with its name
+        # a fanout exchange accepts every key; the mesh's begin with its name
         is_fanout = topology.exchange_types.get(binding.exchange) == "fanout"
         key = f"{binding.exchange}.#" if is_fanout else binding.routing_key
         if patterns_overlap(pattern, key):
@@ -163,13 +168,13 @@ def can_occur(pattern: str, topology: Topology, queues: Collection[str | None]) 
 def rule_doubts(
     settings: Settings, queues: Collection[str], what: str, *, of_metrics: bool
 ) -> Iterator[Doubt]:
-    """Rules that no record can meet.
+    """Warnings about rules that no record can match.
 
     Args:
-        settings: for the rules and the topology.
-        queues: those whose records the rules look at.
-        what: these records, in words.
-        of_metrics: the rules of metrics, or those of readings.
+        settings: gives the rules and the topology.
+        queues: queues whose records the rules watch.
+        what: name of these records, for the text.
+        of_metrics: true for the rules of metrics, false for those of readings.
     """
     for index, rule in enumerate(settings.read(RULES).rules):
         if (rule.metric is not None) is not of_metrics:
@@ -185,7 +190,7 @@ def rule_doubts(
 def rule_details(
     settings: Settings, routing_key: str, *, of_metrics: bool
 ) -> Iterator[Detail]:
-    """The rules that look at records of this routing key."""
+    """Details of the rules that watch records with a routing key."""
     for rule in settings.read(RULES).rules:
         if (rule.metric is not None) is not of_metrics:
             continue
@@ -201,10 +206,11 @@ def rule_details(
 
 
 def rule_detail(rule: Rule, looks_at: str) -> Detail:
-    """A rule.
+    """The detail of a rule.
 
     Args:
-        looks_at: what narrows it: sensor ids, or the metric's name, field and tags.
+        rule: the rule.
+        looks_at: what it watches: sensor ids, or name, field and tags of the metric.
     """
     return Detail(
         "rule",

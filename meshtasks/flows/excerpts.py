@@ -1,13 +1,12 @@
-"""What is archived, and how a record travels to the archive.
+"""Selects records for the archive, and encodes them for the exchange ``archive``.
 
-A handler publishes the records it selects to the exchange ``archive``, many
-messages' in one: an *excerpt* of each message has where it came from, which of its
-records are selected, and when they were made. The archive's handlers take excerpts
-apart and make each record a line of JSON. So for those who store readings a record
-costs what its time costs to write, and the archive has time for the rest.
+A handler publishes the selected records of many messages in one message. It has an
+*excerpt* of each: the body, its origin, and indexes and times of the selected records.
+The archive's handlers make one line of JSON of each record. So a handler of readings
+has to encode only the time of a record, and the archive does the rest.
 
-An excerpt carries the message's body as text inside JSON: whatever a body may do to
-a parser, it does to its own excerpt alone.
+An excerpt contains the body as JSON text. So a body that is not parsable affects only
+its own excerpt.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ from meshtasks.records.json_text import on_one_line
 from meshtasks.records.timestamps import utc_of
 from meshtasks.text import without_surrogates
 
-#: The two halves of the archive, each with a queue of its own.
+#: The two halves of the archive; each has a queue.
 ArchiveClass = Literal["events", "metrics"]
 
-#: Excerpts are gathered up to this size; a larger one travels alone.
+#: Largest message of several excerpts; a larger excerpt has a message of its own.
 MESSAGE_LIMIT_BYTES = 512 * 1024
 
-#: Epoch seconds that `datetime` can write are those of the years 1970 to 9999.
+#: Limit of times, epoch seconds: the end of the year 9999, the last of `datetime`.
 TIMES_END = 253_402_300_799
 _Time = Annotated[float, msgspec.Meta(ge=0, lt=TIMES_END)]
 _Place = Annotated[int, msgspec.Meta(ge=0)]
@@ -50,8 +49,8 @@ class Selection(ConfigModel):
     """Records to archive.
 
     Attributes:
-        pattern: of their routing keys, as in a binding of a topic exchange.
-        sample: keep one record in this many.
+        pattern: pattern for their routing keys, as in a binding of a topic exchange.
+        sample: archive one record in this many.
     """
 
     pattern: Annotated[str, Field(min_length=1)]
@@ -62,10 +61,10 @@ class ArchivePolicy(ConfigModel):
     """config/archive.yaml.
 
     Attributes:
-        select: what is archived; the first pattern that matches counts.
-        metrics: domains (first words of routing keys) whose records are metrics;
-            those of every other domain are events.
-        compression_level: of zstd; 1 is fastest, 19 smallest.
+        select: records to archive; the first pattern that matches is used.
+        metrics: domains whose records are metrics; records of all other domains are
+            events.
+        compression_level: zstd level; 1 is the fastest, 19 gives the smallest files.
     """
 
     select: tuple[Selection, ...] = ()
@@ -73,11 +72,11 @@ class ArchivePolicy(ConfigModel):
     compression_level: Annotated[int, Field(ge=1, le=19)] = 9
 
     def class_of(self, domain: str) -> ArchiveClass:
-        """Which half of the archive a domain's records belong to."""
+        """The half of the archive to which the records of a domain belong."""
         return "metrics" if domain in self.metrics else "events"
 
     def one_in(self, routing_key: str) -> int:
-        """One record in so many is archived; 0 is none."""
+        """Number ``n`` so that one record in ``n`` is archived; 0 for none."""
         for selection in self.select:
             if topic_matches(selection.pattern, routing_key):
                 return selection.sample
@@ -85,8 +84,8 @@ class ArchivePolicy(ConfigModel):
 
 
 def sampled(routing_key: str, times: Sequence[float], one_in: int) -> Sequence[int]:
-    """Which records of one message are chosen, by their index in ``times`` (epoch
-    seconds): one in so many, and the same ones each time."""
+    """Indexes in ``times`` (epoch seconds) of the records of a message that are
+    archived: one in ``one_in``. The result is the same at every call."""
     if one_in == 1:
         return range(len(times))
     key = routing_key.encode("utf-8", "replace")
@@ -100,17 +99,17 @@ def sampled(routing_key: str, times: Sequence[float], one_in: int) -> Sequence[i
 def archive_line(
     name: str, envelope: Envelope, record_json: bytes, time: float
 ) -> bytes:
-    """One line of the archive: a JSON object without a line break.
+    """One line of the archive: a JSON object without line breaks.
 
     Args:
-        name: the record's id (see :func:`~meshtasks.records.envelope.record_id`).
-        envelope: the message the record came in.
-        record_json: the record; valid JSON in UTF-8, embedded as it is.
-        time: epoch seconds; when the record was made.
+        name: id of the record (see :func:`~meshtasks.records.envelope.record_id`).
+        envelope: message of the record.
+        record_json: the record, valid JSON in UTF-8; it is embedded unchanged.
+        time: time of the record, epoch seconds.
 
     Returns:
-        The object, its members in this order: ``id``, ``exchange``,
-        ``routing_key``, ``time`` (RFC 3339 in UTC with milliseconds), ``record``.
+        The object, with the members ``id``, ``exchange``, ``routing_key``, ``time``
+        (RFC 3339 in UTC with milliseconds) and ``record``, in this order.
     """
     return b'{"id":%b,%b,"time":"%b","record":%b}' % (
         encode_basestring(name).encode(),
@@ -123,17 +122,17 @@ def archive_line(
 def excerpt(
     envelope: Envelope, times: list[float], places: Sequence[int | None]
 ) -> bytes:
-    """What the archive needs of one message.
+    """The excerpt of one message.
 
     Args:
-        times: when each of its selected records was made, epoch seconds.
-        places: of each in the message's array, ascending; (None,) if the message is
-            no array.
+        envelope: the message.
+        times: times of its selected records, epoch seconds.
+        places: indexes of these records in the array, ascending; (None,) if the message
+            is not an array.
 
     Returns:
-        A JSON object: ``exchange``, ``routing_key``, ``message_id`` (or null),
-        ``times``, ``places`` unless they are the first ones, and ``body``: the
-        message's body as text.
+        A JSON object with ``exchange``, ``routing_key``, ``message_id`` (or null),
+        ``times``, ``body`` (as text), and ``places`` unless these are 0, 1, 2, ….
     """
     is_whole = places[-1] in (None, len(places) - 1)
     made = Excerpt(
@@ -146,7 +145,7 @@ def excerpt(
     )
     try:
         return _encode(made)
-    except UnicodeEncodeError:  # AMQP text may hold lone surrogates, which no JSON may
+    except UnicodeEncodeError:  # AMQP text may have lone surrogates, JSON may not
         made.exchange = without_surrogates(made.exchange)
         made.routing_key = without_surrogates(made.routing_key)
         made.message_id = made.message_id and without_surrogates(made.message_id)
@@ -154,8 +153,8 @@ def excerpt(
 
 
 class Excerpt(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, gc=False):
-    """See :func:`excerpt`; its members in the order in which they are written. What it
-    is read from may be anyone's, who has set a header."""
+    """An excerpt, see :func:`excerpt`; the members are in the order of the JSON. It is
+    also used to decode, so any publisher may have made the JSON."""
 
     exchange: str
     routing_key: str
@@ -169,14 +168,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 def archive_messages(excerpts: Sequence[bytes], domain_kind: str) -> Iterator[Outgoing]:
-    """The messages that bring these excerpts to the archive.
+    """The messages that carry excerpts to the archive.
 
-    They need no ids: those of the records are made of what is in them.
+    They have no message id: the ids of the records are made from the excerpts.
 
     Args:
-        excerpts: see :func:`excerpt`. One that is longer than
-            :data:`MESSAGE_LIMIT_BYTES` gets a message of its own.
-        domain_kind: ``sensors.temperature``, say; the messages' routing key.
+        excerpts: see :func:`excerpt`. An excerpt that is longer than
+            :data:`MESSAGE_LIMIT_BYTES` has a message of its own.
+        domain_kind: routing key of the messages, such as ``sensors.temperature``.
     """
     for body in arrays_of(excerpts, MESSAGE_LIMIT_BYTES):
         table: dict[str, object] = {headers.EXCERPTS: 1}
@@ -184,8 +183,8 @@ def archive_messages(excerpts: Sequence[bytes], domain_kind: str) -> Iterator[Ou
 
 
 def arrays_of(texts: Iterable[bytes], limit_bytes: int) -> Iterator[bytes]:
-    """JSON arrays of these texts, in order, each up to a size; a larger text is alone
-    in one."""
+    """Join JSON texts into arrays, in order, each up to a size in bytes. A larger text
+    has an array of its own."""
     together: list[bytes] = []
     size_bytes = 0
     for text in texts:
@@ -199,15 +198,15 @@ def arrays_of(texts: Iterable[bytes], limit_bytes: int) -> Iterator[bytes]:
 
 
 def rfc3339(time: float) -> str:
-    """Epoch seconds as RFC 3339 in UTC with milliseconds and ``Z``; see
-    :func:`~meshtasks.records.timestamps.utc_of` for those that no calendar has."""
+    """Epoch seconds as RFC 3339 in UTC, with milliseconds and ``Z``. For times outside
+    the calendar see :func:`~meshtasks.records.timestamps.utc_of`."""
     second, milliseconds = divmod(round(time * 1000), 1000)
     return f"{_rfc3339_second(second)}.{milliseconds:03d}Z"
 
 
 @lru_cache(maxsize=16_384)
 def _origin(exchange: str, routing_key: str) -> bytes:
-    """The members that all records of a device share."""
+    """The members ``exchange`` and ``routing_key``, cached for records of a device."""
     text = (
         f'"exchange":{encode_basestring(without_surrogates(exchange))},'
         f'"routing_key":{encode_basestring(without_surrogates(routing_key))}'

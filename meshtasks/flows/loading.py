@@ -1,6 +1,6 @@
-"""The flows of the mesh: the built-in ones, and those of installed packages.
+"""Loads the flows: the built-in ones, and those of installed packages.
 
-A package announces a flow under the entry point group ``meshtasks.flows``::
+A package announces a flow in the entry point group ``meshtasks.flows``::
 
     [project.entry-points."meshtasks.flows"]
     tides = "mesh_tides.flow:FLOW"
@@ -51,8 +51,9 @@ class Flows:
     """The flows of the mesh.
 
     Attributes:
-        packages: of each flow by name, the package that brings it; empty for a
-            built-in one.
+        flows: built-in flows first, then those of packages.
+        packages: name and version of the package of each flow, by name of the flow;
+            empty for a built-in flow.
     """
 
     flows: tuple[Flow, ...]
@@ -60,26 +61,26 @@ class Flows:
 
     @cached_property
     def files(self) -> tuple[ConfigFile[Any], ...]:
-        """Every file of config/ that flows read."""
+        """All files of config/ that flows use."""
         own = (file for flow in self.flows for file in flow.files)
         return tuple(dict.fromkeys((TOPOLOGY, QUEUES, *own)))
 
     @cached_property
     def commands(self) -> dict[str, Command[Any]]:
-        """Every command, by name."""
+        """All commands by name."""
         return {each.name: each for flow in self.flows for each in flow.commands}
 
     @cached_property
     def fixed(self) -> dict[str, Handler]:
-        """The handlers of queues that the flows know by themselves, by queue."""
+        """Handlers of the flows' own queues, by queue."""
         return {each.queue: each for flow in self.flows for each in flow.handlers}
 
     def handlers(self, settings: Settings) -> dict[str, Handler]:
-        """All handlers by queue, those of queues.yaml included.
+        """All handlers by queue, including those that queues.yaml assigns.
 
         Raises:
-            ConfigError: a file cannot be used, or queues.yaml names a flow or a kind
-                that does not exist.
+            ConfigError: a file is invalid, or queues.yaml names a flow or a kind that
+                does not exist.
         """
         entries = settings.read(QUEUES).queues
         given = {queue: entry for queue, entry in entries.items() if entry.flow}
@@ -95,7 +96,7 @@ class Flows:
         }
 
     def of_queue(self, settings: Settings, queue: str) -> Flow:
-        """The flow that handles this queue; there must be one."""
+        """The flow that handles a queue; there must be one."""
         for flow in self.flows:
             if any(handler.queue == queue for handler in flow.handlers):
                 return flow
@@ -105,7 +106,7 @@ class Flows:
     def _faults(
         self, queue: str, entry: QueueEntry, flows: Iterable[str], settings: Settings
     ) -> Iterator[tuple[str, str]]:
-        """Keys of a queue's entry, and what was expected there."""
+        """Invalid keys of a queue's entry, and what is expected there."""
         kinds = settings.read(KINDS).quantities
         if queue in self.fixed:
             yield "flow", f"no flow, since {queue} has one already"
@@ -124,10 +125,11 @@ class Flows:
 
 @cache
 def load_flows() -> Flows:
-    """The built-in flows, and those of installed packages, in order of their names.
+    """The built-in flows, and those of installed packages in order of their names.
 
     Raises:
-        ConfigError: naming the package whose flow cannot be used, and why.
+        ConfigError: the flow of a package cannot be used; the text has the package and
+            the reason.
     """
     flows, packages = list(_BUILT_IN), dict.fromkeys((f.name for f in _BUILT_IN), "")
     faults: list[ConfigError] = []
@@ -178,15 +180,15 @@ def _load(point: EntryPoint) -> Flow:
     return replace(flow, **changes)
 
 
-#: What a flow is made of, as tuples; lists will do.
+#: Attributes of a flow that are tuples (lists are accepted), with the type of items.
 _PARTS: dict[str, type] = {
     "handlers": Handler,
     "files": ConfigFile,
     "sinks": SinkKey,
     "commands": Command,
 }
-#: What of a flow is called while the configuration is read or looked at, and what that
-#: gives: several of them, but one handler.
+#: Attributes of a flow that are functions, with the type of the items that they return;
+#: ``by_kind`` returns one item.
 _CALLED: dict[str, type] = {
     "by_kind": Handler,
     "validate": ConfigError,
@@ -197,7 +199,7 @@ _CALLED: dict[str, type] = {
 
 
 def _misfits(flow: Any) -> Iterator[str]:
-    """What of a flow is not what it has to be: nobody has checked its types."""
+    """Wrong types of a flow's attributes. Python has not checked them."""
     if not isinstance(flow.name, str) or not flow.name.strip():
         yield f"expected its name to be text, got {described(flow.name)}"
     for name, kind in _PARTS.items():
@@ -241,7 +243,8 @@ def _class_of(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Foreign:
-    """A function of somebody else's flow: what it raises names its package."""
+    """A function of a flow of a package. Errors and wrong results become a ConfigError
+    that names the package."""
 
     source: str
     key: str
@@ -252,9 +255,9 @@ class _Foreign:
         is_one, kind = self.name == "by_kind", _CALLED.get(self.name, Handler)
         try:
             given = self.function(*args)
-            if self.name == "check":  # of a timer; it raises, or gives nothing
+            if self.name == "check":  # of a timer: it raises, or returns nothing
                 return None
-            # a generator fails when somebody looks at what it gives
+            # a generator raises only when it is read
             parts = (given,) if is_one else tuple(given)
         except MeshError:
             raise
@@ -276,7 +279,7 @@ class _Foreign:
 
 
 def _package(point: EntryPoint) -> str:
-    """Name and version, so far as its metadata have them."""
+    """Name and version of a package, if its metadata have them."""
     found = (point.dist.name, point.dist.version) if point.dist else ()
     return " ".join(filter(None, found)) or "unknown"
 
@@ -284,9 +287,10 @@ def _package(point: EntryPoint) -> str:
 def _clashes(
     flow: Flow, others: Iterable[Flow], packages: Mapping[str, str]
 ) -> Iterator[str]:
-    """What this flow cannot have, because another has it, or it has it twice.
+    """Conflicts of a flow with others: names that another flow has, and queues with two
+    handlers.
 
-    Files and sinks of one name may be shared, as one object.
+    Flows may share a file or a sink if it is the same object.
     """
     queues = [handler.queue for handler in flow.handlers]
     for queue in sorted({queue for queue in queues if queues.count(queue) > 1}):
@@ -304,7 +308,7 @@ def _clashes(
 
 
 def _owned(flow: Flow) -> dict[str, dict[str, object]]:
-    """What no other flow may have, by kind and name."""
+    """Entities of a flow that need unique names, by kind and name."""
     keys = (key for handler in flow.handlers for key in handler.sinks)
     return {
         "queue": {handler.queue: handler for handler in flow.handlers},

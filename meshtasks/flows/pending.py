@@ -1,14 +1,14 @@
-"""Points that wait in the broker while the time-series store is away.
+"""Points that wait in the broker while the time-series store is unavailable.
 
-A handler whose store is away publishes the lines of its batch to the queue
-``pending.timeseries``, confirmed, and goes on: rules, alerts and archive do not wait.
-The handler of that queue writes the lines once the store answers. Order does not matter
-to points, and one that is written twice is one.
+A handler that finds the store unavailable publishes the lines of its batch to the queue
+``pending.timeseries``, with confirms, and continues: rules, alerts and archive do not
+wait. The handler of that queue writes the lines when the store is available. The order
+of points does not matter, and a point that is written twice is the same point.
 
-A message is a JSON array of entries, one for each record: its lines, and the record as
-it came, with all that its dead letter needs if the store refuses a line. Its batches
-run in a thread of the consuming process, so that a store that hangs keeps no process of
-the pool from handling readings.
+A message is a JSON array of entries, one per record: its lines, and the original record
+with everything that its dead letter needs if the store rejects a line. Its batches run
+in a thread of the consuming process, so that a store that hangs does not block the
+pool.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from meshtasks.records.json_text import array_members, members_of
 from meshtasks.text import without_surrogates
 from meshtasks.timing import timing
 
-#: Entries are gathered up to this size; a larger one travels alone.
+#: Largest message of several entries; a larger entry has a message of its own.
 _MESSAGE_LIMIT_BYTES = 256 * 1024
 
 
 class PendingRecord(TypedDict):
-    """An entry, as JSON."""
+    """The JSON of an entry; the members are those of :class:`_Entry`."""
 
     lines: list[str]
     queue: str
@@ -54,16 +54,20 @@ class PendingRecord(TypedDict):
 
 
 class _Entry(msgspec.Struct, omit_defaults=True, gc=False):
-    """An entry, its members in the order in which they are written.
+    """An entry; the members are in the order of the JSON.
 
     Attributes:
-        lines: its points in line protocol.
-        queue: where the record was consumed from.
-        received_at: epoch seconds.
-        body: of the message; of an array message, the record alone.
-        place: of the record in its array message.
-        timestamp: of its message, epoch seconds.
-        headers: of its message, with their types.
+        lines: points of the record in line protocol.
+        queue: queue from which the record was consumed.
+        exchange: exchange of first publication.
+        routing_key: routing key of first publication.
+        received_at: time of first receipt, epoch seconds.
+        body: body of the message; of an array, the record only.
+        place: index of the record in its array; None if the message is not an array.
+        message_id: id of the message.
+        timestamp: time that its publisher set, epoch seconds.
+        headers: headers of the message, as :func:`~meshtasks.amqp.headers.as_json`
+            writes them.
     """
 
     lines: list[str]
@@ -85,14 +89,16 @@ _decode = msgspec.json.Decoder(_Entry).decode
 def put_aside(
     batch: Batch[Any], indices: Sequence[int], lines: Sequence[str], sinks: Sinks
 ) -> None:
-    """Publish points to the queue where they wait.
+    """Publish points to the queue in which they wait.
 
     Args:
-        indices: of the record that each point was made of, in the batch, ascending.
-        lines: the points in line protocol, as many.
+        batch: the batch of their records.
+        indices: for each point, the index of its record in the batch, ascending.
+        lines: the points in line protocol (same length as ``indices``).
+        sinks: gives the publisher.
 
     Raises:
-        SinkUnavailable: the queue takes no more, or the broker is away.
+        SinkUnavailable: the queue is full, or the broker is unavailable.
     """
     bodies = arrays_of(_entries(batch, indices, lines), _MESSAGE_LIMIT_BYTES)
     messages = [Outgoing("", PENDING_TIMESERIES, body) for body in bodies]
@@ -136,13 +142,13 @@ def _entries(
 
 
 def originals(failing: FailedMessage) -> list[FailedMessage]:
-    """The records behind the entries that failed, each as it came: their dead letters
-    are those of the queue that they were consumed from."""
+    """The original records of entries that failed. Each is dead-lettered for the queue
+    from which it was consumed."""
     body = failing.body.strip()
     try:
         members = array_members(body) if body.startswith(b"[") else [body]
         return [_original(_decode(member)) for member in members] or [failing]
-    except (ValueError, msgspec.MsgspecError):  # nothing of ours
+    except (ValueError, msgspec.MsgspecError):  # not published by put_aside
         return [failing]
 
 

@@ -1,7 +1,7 @@
-"""What a batch had of each sensor, for those who ask later why a curve has a hole.
+"""Activity of sensors in a batch, which later explains gaps.
 
-Nothing is looked up and nothing is stored here: the worker's consuming process is given
-it with the batch's result, and stores it now and then for many batches together
+This module only computes. The worker's consuming process gets the activity with the
+result of the batch, and stores it for many batches together
 (:mod:`meshtasks.worker.recording`).
 """
 
@@ -41,20 +41,21 @@ from meshtasks.state.sensor_activity import (
 )
 from meshtasks.text import clip
 
-#: Of the routing keys of one batch so many are noted; publishers choose them.
+#: Most routing keys of one batch that are recorded, because publishers choose them.
 _MOST_KEYS = 1_000
-#: Of a pause within a batch; the state judges whether it is a gap.
+#: A pause between samples of a batch is recorded if it is this many times as long as
+#: the median; the state decides whether it is a gap.
 _PAUSES = 2.5
 _TIME = itemgetter(0)
-#: Field of the metrics of devices.
+#: Field of the battery level in the metrics of devices.
 BATTERY_PERCENT = "battery_percent"
 
 
 def of_readings(watched: Iterable[Watched]) -> Iterator[Seen]:
-    """Activities of sensors.
+    """Activities of sensors, from their readings.
 
     Args:
-        watched: their samples, with the first message of each.
+        watched: samples of each series, with its first message.
     """
     for series, _, samples, envelope in watched:
         if envelope is None:
@@ -83,10 +84,10 @@ def of_readings(watched: Iterable[Watched]) -> Iterator[Seen]:
 
 
 def of_keys(envelopes: Sequence[Envelope]) -> Iterator[Seen]:
-    """Activities of routing keys, of records that are no readings.
+    """Activities of routing keys, from records that are not readings.
 
     Args:
-        envelopes: of the records, in order of arrival.
+        envelopes: message of each record, in order of arrival.
     """
     found: dict[str, list[float]] = {}
     for envelope in envelopes:
@@ -107,12 +108,12 @@ def of_battery(
     tags: Sequence[tuple[str, str]],
     fields: Mapping[str, object],
 ) -> Seen | None:
-    """What a device's metric says of its battery; None if nothing.
+    """The battery level in a metric of a device; None if it has none.
 
     Args:
-        envelope: of the metric.
-        tags: of the metric.
-        fields: of the metric.
+        envelope: message of the metric.
+        tags: tags of the metric.
+        fields: fields of the metric.
     """
     kind, unit, value = BATTERY, "%", fields.get(BATTERY_PERCENT)
     most = FULL_PERCENT
@@ -128,7 +129,7 @@ def of_battery(
 
 
 def _is_ordered(samples: Iterable[Sample]) -> bool:
-    """Whether each is later than the one before."""
+    """Whether each sample is later than the one before."""
     before = -math.inf
     for at, _ in samples:
         if at <= before:
@@ -138,7 +139,8 @@ def _is_ordered(samples: Iterable[Sample]) -> bool:
 
 
 def _stretches(ordered: Sequence[Sample]) -> Iterator[tuple[float, float, int]]:
-    """Samples in order of time, cut where they pause."""
+    """Divide samples, in order of time, at long pauses. Yield first time, last time and
+    number of samples of each part."""
     first, last, number = ordered[0][0], ordered[-1][0], len(ordered)
     pauses: list[float] = []
     if last - first > SHORTEST_GAP_SECONDS:
@@ -157,8 +159,8 @@ def _stretches(ordered: Sequence[Sample]) -> Iterator[tuple[float, float, int]]:
 
 
 def _repeated(ordered: Sequence[Sample]) -> tuple[int, str]:
-    """How many samples have the time of the one before, and an example of two values
-    of one time."""
+    """The number of samples with the same time as the one before, and an example of two
+    different values with the same time."""
     repeated, conflict = 0, ""
     before, value_before = ordered[0]
     for at, value in ordered[1:]:
@@ -170,7 +172,7 @@ def _repeated(ordered: Sequence[Sample]) -> tuple[int, str]:
     return repeated, conflict
 
 
-#: Class of the fault, what is said in its reason, and the cause; the first counts.
+#: Class of the error, pattern for its reason, and cause; the first match is used.
 _CAUSES = tuple(
     (kind, re.compile(pattern), cause)
     for kind, pattern, cause in (
@@ -194,7 +196,8 @@ def cause_of(error_type: str, reason: str) -> str:
     """The cause of a dead letter, in a word or two.
 
     Args:
-        error_type: class of the fault; empty if it is not known.
+        error_type: class of the error; empty if unknown.
+        reason: reason of the dead letter.
     """
     for kind, pattern, cause in _CAUSES:
         is_of_kind = kind == error_type if error_type else bool(pattern.pattern)
@@ -209,7 +212,7 @@ class _Timed(msgspec.Struct):
 
 _TIMED = msgspec.json.Decoder(_Timed)
 _EXAMPLE_CHARS = 300
-#: A larger body is not looked into for its sensor and time.
+#: Largest body that is searched for its sensor and time.
 _LARGEST_BODY_BYTES = 64 * 1024
 
 
@@ -221,11 +224,14 @@ def refused(
     published_at: float | None,
     now: float,
 ) -> Incident:
-    """A record that nothing can be done with.
+    """The incident of a record that was dead-lettered.
 
     Args:
-        routing_key: of first publication.
-        published_at: by its publisher, epoch seconds, if he said so.
+        routing_key: routing key of first publication.
+        body: body of the dead letter.
+        error_type: class of the error; empty if unknown.
+        reason: reason of the dead letter.
+        published_at: time that the publisher set, epoch seconds; None if it set none.
         now: epoch seconds.
     """
     small = body if len(body) <= _LARGEST_BODY_BYTES else b""
@@ -249,7 +255,7 @@ def refused(
 
 
 def _time_in(body: bytes) -> float | None:
-    """The time that a record gives itself, however wrong; None if it gives none."""
+    """The time in a record, even if it is implausible; None if it has none."""
     if body[:1] != b"{":
         return None
     try:

@@ -1,16 +1,16 @@
-"""What the time-series store is asked: how it is run, what it keeps, a sensor's curve.
+"""Queries to the time-series store: its flags, its retention, the curve of a sensor.
 
-VictoriaMetrics answers 204 to points that it does not keep: those older than its
-retention, a month unless a flag says otherwise; and unless another flag says so, it
-keeps a point that is written twice twice. Both can be read: its flags at ``/flags``,
-its counters at ``/metrics``. InfluxDB 2 tells the retention of a bucket to a token that
-may read it: ``GET /api/v2/buckets``, ``retentionRules``
-(https://docs.influxdata.com/influxdb/v2/api/), and refuses what is older.
+VictoriaMetrics responds 204 to points that it drops because they are older than its
+retention; by default that is a month. By default it also keeps a point twice if it is
+written twice. Its flags are at ``/flags``, its counters at ``/metrics``. InfluxDB 2
+rejects points that are too old; a token that may read the bucket gets its retention
+from ``GET /api/v2/buckets``, ``retentionRules``
+(https://docs.influxdata.com/influxdb/v2/api/).
 
-For a curve a VictoriaMetrics is asked by its export (``/api/v1/export``), which leaves
-nothing out, or for long spans in Prometheus' language (``/api/v1/query_range``); every
-InfluxDB by InfluxQL (``/query``), in which versions 1 to 3 agree; version 2 takes the
-bucket's name as database
+The curve comes from the export of VictoriaMetrics (``/api/v1/export``), which has all
+points, or for long spans from a query in PromQL (``/api/v1/query_range``). InfluxDB is
+queried in InfluxQL (``/query``), which versions 1 to 3 support; for version 2 the name
+of the bucket is the database
 (https://docs.influxdata.com/influxdb/v2/api-guide/influxdb-1x/).
 """
 
@@ -35,11 +35,12 @@ from meshtasks.text import json_in
 
 _OK = 200
 _NOT_FOUND = frozenset({400, 404, 405})
-#: A store that is looked at, and one that reads a curve, may take so long.
+#: Timeouts of requests for flags and retention, and for a curve.
 _LOOK_SECONDS, _CURVE_SECONDS = 5.0, 10.0
-#: Of a longer span the store makes means; of a shorter one it gives every point.
+#: Longest span of which VictoriaMetrics sends every point; for longer spans it sends
+#: means.
 _EXPORT_SECONDS = 90_000.0
-#: A curve has so many points at most.
+#: Most points of a curve.
 _POINTS = 700
 
 _DAY = 86_400.0
@@ -62,21 +63,22 @@ _UNITS = {
     "M": 31 * _DAY,
     "": 31 * _DAY,
 }
-#: A store that keeps less than this is probably misconfigured.
+#: A shorter retention is probably a mistake.
 _SHORT_DAYS = 366
-#: The most tags that the mesh gives a point, and some more.
+#: More tags than the mesh gives any point.
 LABELS = 256
 
 
 class VictoriaMetricsState(NamedTuple):
-    """How a VictoriaMetrics is run.
+    """Flags and counters of a VictoriaMetrics.
 
     Attributes:
-        retention_seconds: older points are not kept.
-        flags: its flags, as text, by name.
-        dropped_old: values it has dropped since its start, since they were too old.
-        dropped_labels: series whose superfluous tags it has cut off.
-        started_at: epoch seconds; 0 if it does not say.
+        retention_seconds: older points are dropped.
+        flags: values of its flags by name, as text.
+        dropped_old: number of values that it dropped since its start because they were
+            too old.
+        dropped_labels: number of series from which it removed tags.
+        started_at: time of its start, epoch seconds; 0 if unknown.
     """
 
     retention_seconds: float
@@ -86,8 +88,8 @@ class VictoriaMetricsState(NamedTuple):
     started_at: float = 0.0
 
     def restart(self, now: float) -> str:
-        """What may be missing, and how it comes back, if it was started within the last
-        day; else empty. It does not say how it had ended."""
+        """A text about points that may be missing, and how to restore them, if it was
+        started within the last day; else empty. Why it had stopped is unknown."""
         age = now - self.started_at
         if not 0 <= age < _DAY:
             return ""
@@ -99,7 +101,7 @@ class VictoriaMetricsState(NamedTuple):
         )
 
     def faults(self) -> Iterator[str]:
-        """What keeps promises of the mesh from being kept, and the flag to set."""
+        """Settings that break guarantees of the mesh, and the flags to set."""
         if self.dropped_old:
             yield (
                 f"it has dropped {self.dropped_old:,} values that are older than its "
@@ -130,14 +132,14 @@ class VictoriaMetricsState(NamedTuple):
 
 
 def victoriametrics_state(url: str) -> VictoriaMetricsState | None:
-    """How the time-series store at this base URL is run; None if it is no
-    VictoriaMetrics, or does not show it."""
+    """Flags and counters of the store at a base URL; None if it is not VictoriaMetrics,
+    or does not show them."""
     shown = _page(url, "/flags")
     counted = _page(url, "/metrics") if shown else ""
     if "vm_rows_ignored_total" not in counted:
         return None
     flags = {found["name"]: found["value"] for found in _FLAG.finditer(shown)}
-    # only flags that were given are shown
+    # /flags has only the flags that were set
     retention = flags.setdefault("retentionPeriod", _DEFAULT_RETENTION)
     return VictoriaMetricsState(
         retention_seconds(retention),
@@ -149,10 +151,10 @@ def victoriametrics_state(url: str) -> VictoriaMetricsState | None:
 
 
 def retention_seconds(text: str) -> float:
-    """A ``-retentionPeriod`` in seconds; infinite if it is none that we know.
+    """Parse ``-retentionPeriod``, in seconds; infinite if the format is unknown.
 
     Args:
-        text: a number with ``h``, ``d``, ``w``, ``M`` or ``y``, or of months.
+        text: a number with ``h``, ``d``, ``w``, ``M`` or ``y``; without, months.
     """
     found = _RETENTION.fullmatch(text)
     return float(found["number"]) * _UNITS[found["unit"]] if found else float("inf")
@@ -163,11 +165,11 @@ def _count(pattern: re.Pattern[str], page: str) -> int:
 
 
 class Retention(NamedTuple):
-    """What a store keeps.
+    """The retention of a store.
 
     Attributes:
-        seconds: older points are not kept.
-        fate: what becomes of older points, and what to do about it.
+        seconds: older points are not stored.
+        fate: what the store does with older points, and how to change it.
     """
 
     seconds: float
@@ -175,23 +177,23 @@ class Retention(NamedTuple):
 
     @property
     def days(self) -> float:
-        """The same in days."""
+        """The retention in days."""
         return self.seconds / _DAY
 
     def oldest(self) -> float:
-        """Epoch seconds; what is older is not kept."""
+        """Time of the oldest point that is kept, epoch seconds."""
         return time.time() - self.seconds
 
 
 def retention_of(
     env: Environment, state: VictoriaMetricsState | None
 ) -> Retention | None:
-    """What the store of ``MESH_INFLUX_URL`` keeps; None if it does not say, or keeps
-    everything.
+    """The retention of the store at ``MESH_INFLUX_URL``; None if it is unknown or
+    unlimited.
 
     Args:
-        env: where it is.
-        state: how it is run, if it is a VictoriaMetrics.
+        env: URL, token, organisation and bucket.
+        state: flags and counters, if the store is VictoriaMetrics.
     """
     if state is not None:
         fate = "which would drop them without an error: set its -retentionPeriod"
@@ -204,14 +206,14 @@ def retention_of(
 
 
 def _of_bucket(env: Environment) -> float:
-    """Seconds that the bucket of an InfluxDB 2 keeps; 0 for all, or not known."""
+    """Retention of a bucket of InfluxDB 2, seconds; 0 if unlimited or unknown."""
     query = urlencode({"org": env.influx_org, "name": env.influx_bucket})
     page = _page(env.influx_url, f"/api/v2/buckets?{query}", _authorization(env))
     return min(_expiries(json_in(page), env.influx_bucket), default=0.0)
 
 
 def _expiries(content: Any, bucket: str) -> list[float]:
-    """After how many seconds the points of a bucket expire, by each of its rules."""
+    """The retention of a bucket by each of its rules, seconds."""
     buckets = content.get("buckets") if isinstance(content, dict) else None
     return [
         float(seconds)
@@ -224,7 +226,7 @@ def _expiries(content: Any, bucket: str) -> list[float]:
 
 
 def _page(url: str, path: str, headers: Mapping[str, str] | None = None) -> str:
-    """A page below a base URL; empty if there is none."""
+    """The page at a path below a base URL; empty if there is none."""
     try:
         answer = _answer(url, path, headers, _LOOK_SECONDS)
     except HTTPError:
@@ -251,7 +253,7 @@ def _answer(
 
 
 class Point(NamedTuple):
-    """The mean of the readings around a moment, epoch seconds."""
+    """The mean value of readings, and the mean of their times, epoch seconds."""
 
     at: float
     value: float
@@ -264,14 +266,18 @@ def read_curve(
     begins_at: float,
     ends_at: float,
 ) -> list[Point]:
-    """The readings of a sensor in a span of time, in order.
+    """The readings of a sensor in a span, in order of time; at most 700 points, each
+    the mean of its readings.
 
     Args:
-        begins_at: epoch seconds.
-        ends_at: likewise.
+        env: URL, token and bucket of the store.
+        quantity: kind of the readings.
+        sensor_id: the sensor.
+        begins_at: begin of the span, epoch seconds.
+        ends_at: end of the span, epoch seconds.
 
     Raises:
-        SinkUnavailable: the store does not answer, or may not be read.
+        SinkUnavailable: the store is unavailable, or refuses to be read.
     """
     step = max(1.0, (ends_at - begins_at) / _POINTS)
     curve = _Curve(env, quantity, sensor_id, begins_at, ends_at, step)
@@ -282,7 +288,7 @@ def read_curve(
 
 
 class _Curve(NamedTuple):
-    """A curve to read; ``step`` seconds of it become one point."""
+    """A curve to read. ``step`` seconds of readings become one point."""
 
     env: Environment
     quantity: Quantity
@@ -292,8 +298,8 @@ class _Curve(NamedTuple):
     step: float
 
     def victoria(self) -> list[Point] | None:
-        """The points of a VictoriaMetrics; None if it is none."""
-        # of JSON's escapes it knows all but the pairs that stand for an emoji
+        """The points, if the store is VictoriaMetrics; else None."""
+        # it decodes JSON's escapes, except surrogate pairs
         name, sensor = (
             json.dumps(each, ensure_ascii=False)
             for each in (f"{self.quantity.kind}_{self.quantity.field}", self.sensor_id)
@@ -309,7 +315,11 @@ class _Curve(NamedTuple):
         return None if answer is None else list(_exported(answer))
 
     def influx(self) -> list[Point]:
-        """The points of an InfluxDB."""
+        """The points, if the store is InfluxDB.
+
+        Raises:
+            SinkUnavailable: the store is of neither kind, or unavailable.
+        """
         sensor = self.sensor_id.replace("\\", "\\\\").replace("'", "\\'")
         field, kind = (
             f'"{each}"' for each in (self.quantity.field, self.quantity.kind)
@@ -327,7 +337,7 @@ class _Curve(NamedTuple):
         return list(_of_influx(answer))
 
     def _get(self, path: str, query: dict[str, str]) -> str | None:
-        """The answer; None if the store has no such address."""
+        """The response; None if the store does not have the path."""
         url, path = self.env.influx_url, f"{path}?{urlencode(query)}"
         try:
             answer = _answer(url, path, _authorization(self.env), _CURVE_SECONDS)
@@ -351,7 +361,7 @@ def _exported(text: str) -> Iterator[Point]:
         try:
             series = json.loads(line)
         except ValueError:
-            continue  # the answer was cut at its limit
+            continue  # the response was truncated at its limit
         for at, value in zip(series["timestamps"], series["values"], strict=True):
             if value is not None:
                 yield Point(at / 1000, value)
@@ -367,7 +377,7 @@ def _of_influx(text: str) -> Iterator[Point]:
     for result in _document(text).get("results", ()):
         for series in result.get("series", ()):
             for row in series.get("values", ()):
-                match row:  # a VictoriaMetrics has rows of names
+                match row:  # VictoriaMetrics would give rows of names
                     case [int() | float() as at, int() | float() as value]:
                         yield Point(at / 1000, float(value))
                     case _:
@@ -380,7 +390,7 @@ def _document(text: str) -> dict[str, Any]:
 
 
 def _means(points: Iterable[Point], begins: float, step: float) -> Iterator[Point]:
-    """At most one point for each step."""
+    """The mean of the points of each step."""
     together: list[Point] = []
     number = -1
     for point in points:
