@@ -1,15 +1,14 @@
-"""Alerts: which alerts fire, and which notifications go to whom, and when.
+"""The flow of alerts: stores their states, and sends notifications to receivers.
 
-The handlers of ``alerts.critical`` and ``alerts.notifications`` only store the state
-of each alert; a timer of the worker sends every notification that is due. So
-reminders, group waits and quiet hours need no further message, a slow receiver
-blocks no queue, and a receiver that is unavailable keeps no message in the broker: the
-group is retried until a receiver takes the notification.
+The handlers of ``alerts.critical`` and ``alerts.notifications`` only store the state of
+each alert. A timer of the worker sends the notifications that are due. So reminders,
+group waits and quiet hours need no messages, and a receiver that is slow or unavailable
+blocks no queue: the group is retried until a receiver accepts the notification.
 
-Alerts come in batches because a batch is one transaction, and each transaction waits
-for the disk.
+Alerts are handled in batches because a batch is one transaction, and each transaction
+waits for the disk.
 
 A rerun is harmless: a record that is delivered again is recognised by its id. A
-notification is claimed before it is sent and recorded afterwards; a crash between the
-two sends it twice, at worst.
+notification is claimed before it is sent, and recorded afterwards; after a crash
+between the two it is sent twice.
 """

@@ -1,7 +1,7 @@
-"""config/alerts.yaml: who is notified of which alert, and how often.
+"""config/alerts.yaml: which receivers get which alerts, and how often.
 
-Conditions on labels are written as Alertmanager's matchers: ``name=value``, ``!=``,
-``=~`` and ``!~``.
+Conditions for labels have the syntax of Alertmanager's matchers: ``name=value``,
+``!=``, ``=~`` and ``!~``.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _FORM = re.compile(r"\s*([^=!~\s\"]+)\s*(=~|!~|!=|=)\s*(.*?)\s*", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Matcher:
-    """A condition on one label. A missing label counts as empty.
+    """A condition for one label. A missing label has the value ``""``.
 
     Attributes:
-        name: of the label.
-        operator: ``=`` equal, ``!=`` not equal, ``=~`` the whole value matches the
-            regular expression, ``!~`` it does not.
-        value: to compare with.
+        name: name of the label.
+        operator: ``=`` equal, ``!=`` not equal, ``=~`` the regular expression matches
+            the whole value, ``!~`` it does not.
+        value: value or regular expression to compare with.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Matcher:
     value: str
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Whether the labels meet the condition."""
+        """Whether the labels match the condition."""
         found = labels.get(self.name, "")
         if self.operator.endswith("~"):
             meets = _compiled(self.value).fullmatch(found) is not None
@@ -64,16 +64,16 @@ class Matcher:
     def __str__(self) -> str:
         value = self.value
         is_quoted = len(value) > 1 and value[0] == value[-1] == '"'
-        if is_quoted or value != value.strip():  # else it would be read as less
+        if is_quoted or value != value.strip():  # parsing would remove quotes or blanks
             value = f'"{value}"'
         return f"{self.name}{self.operator}{value}"
 
 
 def parse_matcher(text: object) -> Matcher:
-    """A matcher from its text; the value may stand in double quotes.
+    """Parse a matcher; its value may be in double quotes.
 
     Raises:
-        ValueError: it is none, or its regular expression is not valid.
+        ValueError: the text is not a matcher, or its regular expression is invalid.
     """
     form = _FORM.fullmatch(text) if isinstance(text, str) else None
     if form is None:
@@ -95,7 +95,7 @@ def parse_matcher(text: object) -> Matcher:
 
 
 def all_match(matchers: Iterable[Matcher], labels: Mapping[str, str]) -> bool:
-    """Whether the labels meet every condition; true without conditions."""
+    """Whether the labels match every condition; true if there are none."""
     return all(matcher.matches(labels) for matcher in matchers)
 
 
@@ -104,24 +104,24 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern)
 
 
-#: A matcher in a model; its text on the outside.
+#: A matcher as field of a model; in files it is text.
 MatcherField = Annotated[Matcher, PlainValidator(parse_matcher), PlainSerializer(str)]
 
 
-#: In ``group_by``: every alert is a group of its own.
+#: Value in ``group_by`` that makes every alert a group of its own.
 EACH_ALERT = "..."
 
 _Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=64)]
 
 
 def local_time(now: float, zone: tzinfo | None) -> datetime:
-    """Epoch seconds as local time (see :func:`~meshtasks.records.timestamps.utc_of`
-    for those outside the calendar); the host's time zone if ``zone`` is None."""
+    """Epoch seconds as local time; the host's time zone if ``zone`` is None. For times
+    outside the calendar see :func:`~meshtasks.records.timestamps.utc_of`."""
     return utc_of(now).astimezone(zone)
 
 
 def _clock_time(value: Any) -> time:
-    # YAML 1.1 reads an unquoted 22:00 as the base-60 number 1320.
+    # In YAML 1.1 an unquoted 22:00 is the base-60 number 1320.
     if isinstance(value, str):
         try:
             return datetime.strptime(value, "%H:%M").time()  # noqa: DTZ007 - a time of day
@@ -135,8 +135,13 @@ _ClockTime = Annotated[time, BeforeValidator(_clock_time)]
 
 
 class QuietHours(ConfigModel):
-    """The hours in which only critical alerts notify: from the minute ``start``
-    (``from`` in the file) to ``end`` (``to``), the next day if that is earlier."""
+    """Hours in which only critical alerts are notified.
+
+    Attributes:
+        start: first minute; ``from`` in the file.
+        end: first minute after them, on the next day if earlier than ``start``; ``to``
+            in the file.
+    """
 
     model_config = ConfigDict(serialize_by_alias=True)
 
@@ -150,7 +155,7 @@ class QuietHours(ConfigModel):
         return self
 
     def end_of(self, now: float, zone: tzinfo | None) -> float | None:
-        """When the quiet hours that cover ``now`` end (epoch seconds); None without."""
+        """End of the quiet hours at ``now``, epoch seconds; None if it is not quiet."""
         here = local_time(now, zone)
         clock = here.time()
         if self.start < self.end:
@@ -161,12 +166,18 @@ class QuietHours(ConfigModel):
             return None
         day = here.date() if clock < self.end else here.date() + timedelta(days=1)
         ends = datetime.combine(day, self.end, tzinfo=zone)
-        # The offset of that moment, not of now: a clock change may lie between.
+        # the offset at that time, not now: daylight saving time may begin or end before
         return (ends if zone else ends.astimezone()).timestamp()
 
 
 class GroupKey(NamedTuple):
-    """What the alerts of a group have in common; ``id`` is a digest of it."""
+    """Identity of a group: its route and the labels that its alerts have in common.
+
+    Attributes:
+        id: digest of route and labels.
+        route: name of the route.
+        labels: common labels with their values.
+    """
 
     id: str
     route: str
@@ -174,16 +185,18 @@ class GroupKey(NamedTuple):
 
 
 class Route(ConfigModel):
-    """Which receivers get the alerts that match, and how these are grouped.
+    """Selects receivers, groups and intervals of the alerts that match.
 
     Attributes:
-        match: conditions on labels, ``severity`` and ``source``; all must hold.
-        receivers: tried in this order until one takes the notification.
+        name: name of the route.
+        match: conditions for labels, ``severity`` and ``source``; all must match.
+        receivers: names of receivers, tried in this order until one accepts the
+            notification.
         group_by: labels whose values distinguish the groups of the route.
-        group_wait: seconds to gather a group before its first notification.
-        group_interval: least seconds between two notifications of a group.
-        repeat_interval: seconds between reminders of an alert that goes on.
-        also_next: later routes are tried too, ``continue`` in the file.
+        group_wait: time to collect a group before its first notification, seconds.
+        group_interval: minimum time between two notifications of a group, seconds.
+        repeat_interval: time between reminders of an active alert, seconds.
+        also_next: whether later routes are tried, too; ``continue`` in the file.
     """
 
     model_config = ConfigDict(serialize_by_alias=True)
@@ -206,7 +219,7 @@ class Route(ConfigModel):
         return self
 
     def group_of(self, fingerprint: str, labels: Mapping[str, str]) -> GroupKey:
-        """The group of this route that an alert belongs to."""
+        """The group of an alert in this route."""
         if EACH_ALERT in self.group_by:
             common = {"fingerprint": fingerprint}
         else:
@@ -217,14 +230,14 @@ class Route(ConfigModel):
 
 
 class Inhibition(ConfigModel):
-    """Alerts that are muted while a more severe one with the same labels fires.
+    """Mutes alerts while a more severe alert with the same labels is active.
 
     Attributes:
-        source: matches the alerts that inhibit.
-        target: matches the alerts that are inhibited.
-        equal: labels that both must have, with the same value. (Alertmanager takes
-            two missing labels for equal; here the critical alert of a power supply
-            without ``sensor_id`` does not mute all that have none.)
+        source: conditions for the alerts that inhibit.
+        target: conditions for the alerts that are inhibited.
+        equal: labels that both must have, with the same value. Unlike in Alertmanager,
+            two missing labels are not equal: the critical alert of a power supply
+            without ``sensor_id`` does not mute all alerts without one.
     """
 
     source: Annotated[tuple[MatcherField, ...], Field(min_length=1)]
@@ -232,7 +245,7 @@ class Inhibition(ConfigModel):
     equal: Annotated[tuple[str, ...], Field(min_length=1)]
 
     def inhibits(self, source: Mapping[str, str], target: Mapping[str, str]) -> bool:
-        """Whether one firing alert inhibits another, by their labels."""
+        """Whether an active alert inhibits another, by their labels."""
         return (
             all(name in source and name in target for name in self.equal)
             and all(source[name] == target[name] for name in self.equal)
@@ -243,8 +256,12 @@ class Inhibition(ConfigModel):
 
 
 class Flapping(ConfigModel):
-    """An alert with so many ``changes`` (beginnings and ends together) ``within`` so
-    many seconds is flapping, and is notified as such, once."""
+    """When an alert counts as flapping, which is notified once.
+
+    Attributes:
+        changes: number of beginnings and ends together.
+        within: time in which they happen, seconds.
+    """
 
     changes: Annotated[int, Field(ge=2, le=50)] = 6
     within: Duration = 900.0
@@ -263,10 +280,15 @@ class AlertPolicy(ConfigModel):
     """config/alerts.yaml.
 
     Attributes:
-        time_zone: of the quiet hours and of times in texts; the host's when None.
-        resolve_timeout: seconds without an update after which an alert is resolved.
-        receivers: their names; the URLs are secrets of the environment.
-        routes: the first that matches counts; the last one matches everything.
+        time_zone: time zone of quiet hours and of times in texts; None for the host's.
+        resolve_timeout: time without an update after which an alert is resolved,
+            seconds.
+        receivers: names of receivers; their URLs are secrets of the environment.
+        routes: the first that matches is used; the last must match every alert.
+        inhibit: rules by which alerts mute others.
+        quiet_hours: hours in which only critical alerts are notified; None for none.
+        flapping: when an alert counts as flapping.
+        templates: templates that replace the built-in ones.
     """
 
     time_zone: TimeZone | None = None
@@ -283,7 +305,7 @@ class AlertPolicy(ConfigModel):
     @model_validator(mode="before")
     @classmethod
     def _apply_defaults(cls, data: Any) -> Any:
-        """Use ``defaults`` in every route for what it does not set."""
+        """Use ``defaults`` for the keys that a route does not set."""
         if not isinstance(data, dict) or not isinstance(data.get("defaults"), dict):
             return data
         routes = data.get("routes")
@@ -322,7 +344,7 @@ class AlertPolicy(ConfigModel):
 
     @cached_property
     def zone(self) -> ZoneInfo | None:
-        """The time zone; None stands for the host's own."""
+        """The time zone; None for the host's."""
         return ZoneInfo(self.time_zone) if self.time_zone else None
 
     @cached_property
@@ -332,7 +354,7 @@ class AlertPolicy(ConfigModel):
 
     @cached_property
     def digest(self) -> str:
-        """Changes when alerts may belong to other groups than before."""
+        """A digest that changes if alerts may belong to other groups than before."""
         shape = [
             [route.name, list(map(str, route.match)), route.group_by, route.also_next]
             for route in self.routes
@@ -341,8 +363,8 @@ class AlertPolicy(ConfigModel):
         return hashlib.blake2b(text, digest_size=8).hexdigest()
 
     def groups_of(self, fingerprint: str, labels: Mapping[str, str]) -> list[GroupKey]:
-        """The groups that an alert belongs to, one per matching route; ``labels``
-        include ``severity`` and ``source``."""
+        """The groups of an alert, one per matching route. ``labels`` include
+        ``severity`` and ``source``."""
         groups = []
         for route in self.routes:
             if all_match(route.match, labels):
@@ -352,11 +374,11 @@ class AlertPolicy(ConfigModel):
         return groups
 
     def may_be_inhibited(self, labels: Mapping[str, str]) -> bool:
-        """Whether another alert, while it fires, could inhibit an alert."""
+        """Whether an active alert could inhibit an alert with these labels."""
         return any(all_match(rule.target, labels) for rule in self.inhibit)
 
     def may_inhibit(self, labels: Mapping[str, str]) -> bool:
-        """Whether an alert inhibits others while it fires."""
+        """Whether an alert with these labels inhibits others while it is active."""
         return any(all_match(rule.source, labels) for rule in self.inhibit)
 
 
@@ -366,7 +388,7 @@ def _check(policy: AlertPolicy, settings: Settings) -> Iterator[ConfigError]:
         if name not in policy.receivers:
             variable = f"MESH_RECEIVERS__{name.upper()}"
             yield ConfigError("environment", variable, expected)
-    if policy.templates == TemplateTexts():  # the built-in ones are tested
+    if policy.templates == TemplateTexts():  # the built-in ones need no check
         return
     # loads jinja2, and the templates need the policy's models
     from meshtasks.flows.alerts.rendering import (  # noqa: PLC0415

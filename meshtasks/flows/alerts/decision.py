@@ -1,12 +1,13 @@
-"""What to notify of a group of alerts, and when to look at it again; pure.
+"""Decides which alerts of a group to notify, and when to decide again, without side
+effects.
 
-A group remembers of each alert what its receivers were last notified of. It has news
-when that differs from the alert's state; so no change can be lost on the way, and a
-change is notified twice only after a crash between sending and recording.
+A group has the last notified state of each of its alerts. It has news if that differs
+from the state of the alert. So no change is lost, and a change is notified twice only
+after a crash between sending and recording.
 
-The earliest moment for news is ``group_wait`` after the first of them and
-``group_interval`` after the last notification. Alertmanager looks at a group every
-``group_interval`` instead, so news of a group that was long quiet wait longer there.
+News are due ``group_wait`` after the first change, but not before ``group_interval``
+after the last notification. Alertmanager checks a group every ``group_interval``
+instead, so news of a group without recent notifications wait longer there.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from meshtasks.flows.alerts.state import (
 
 
 class Mute(NamedTuple):
-    """Why an alert is not notified at present.
+    """Why an alert is muted at present.
 
     Attributes:
         reason: ``silenced``, ``inhibited`` or ``quiet hours``.
-        until: epoch seconds; None when that is not known.
-        keeps_pending: what begins and ends meanwhile is notified afterwards.
+        until: end of the mute, epoch seconds; None if unknown.
+        keeps_pending: whether an alert that begins and ends meanwhile is notified
+            afterwards.
     """
 
     reason: str
@@ -41,8 +43,15 @@ class Mute(NamedTuple):
 
 
 class Muting:
-    """Everything that mutes alerts at one moment: inhibition by those that are firing,
-    silences, and quiet hours."""
+    """Mutes alerts at one time: by active alerts that inhibit, silences and quiet
+    hours.
+
+    Args:
+        policy: the policy.
+        silences: all silences.
+        firing: all active alerts.
+        now: epoch seconds.
+    """
 
     def __init__(
         self,
@@ -61,7 +70,7 @@ class Muting:
         self._quiet_until = quiet.end_of(now, policy.zone) if quiet else None
 
     def of(self, alert: AlertState) -> Mute | None:
-        """Why this alert is not notified; None if it may be."""
+        """Why an alert is muted; None if it is not."""
         labels = alert.labels
         ends = [
             silence.ends_at
@@ -82,7 +91,7 @@ class Muting:
 
 
 class Member(NamedTuple):
-    """An alert of a group, what its receivers know, and why it may be muted."""
+    """An alert of a group, its last notified state, and why it is muted, if it is."""
 
     alert: AlertState
     notified: NotificationState
@@ -93,12 +102,12 @@ class Decision(NamedTuple):
     """What to do with a group. Alerts are given by fingerprint.
 
     Attributes:
-        notify: the alerts to notify now; empty when nothing is due.
-        repeats: the notification is only a reminder.
-        pending: the alerts whose news are due, but held back.
-        drop: the alerts that need no further notification.
-        has_news: there are news, to be notified now or later.
-        wake_at: when to decide again, epoch seconds; None: when something happens.
+        notify: alerts to notify now; empty if none is due.
+        repeats: whether the notification is only a reminder.
+        pending: alerts whose news are due, but held back by quiet hours.
+        drop: alerts that need no further notification.
+        has_news: whether there are news, to be notified now or later.
+        wake_at: when to decide again, epoch seconds; None for the next change.
     """
 
     notify: tuple[str, ...]
@@ -110,7 +119,7 @@ class Decision(NamedTuple):
 
 
 class _View(NamedTuple):
-    """A member as a decision sees it."""
+    """A member with its phase, and the time at which it stops flapping."""
 
     alert: AlertState
     notified: NotificationState
@@ -187,7 +196,7 @@ def decide(
 
 
 def reviewed(group: AlertGroup, decision: Decision, now: float) -> AlertGroup:
-    """The group after a decision: it records since when it has news."""
+    """The group after a decision, with the time since which it has news."""
     if not decision.has_news:
         return replace(group, news_at=None)
     return group if group.news_at is not None else replace(group, news_at=now)

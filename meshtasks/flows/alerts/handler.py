@@ -1,9 +1,9 @@
 """The flow of alerts: its handlers, the timer that sends notifications, its command.
 
-The exchange ``alerts`` is a fanout, so both queues get every alert. The handler of
-``alerts.critical`` acts on the critical ones and that of ``alerts.notifications`` on
-the rest, so each alert counts once. The command's rerun is harmless: the id of the
-silence follows from that of the call.
+The exchange ``alerts`` is a fanout exchange, so both queues get every alert. The
+handler of ``alerts.critical`` stores only critical alerts, that of
+``alerts.notifications`` only the others, so each alert is stored once. A rerun of the
+command is harmless, because the id of the silence is made from the id of the call.
 """
 
 from __future__ import annotations
@@ -111,13 +111,13 @@ def _open_notifier(sinks: Sinks) -> Notifier:
 
 
 NOTIFIER = SinkKey("notifier", _open_notifier, extra="alerts")
-#: By name of the receiver.
+#: Circuits by name of the receiver.
 RECEIVER_CIRCUITS: SinkKey[defaultdict[str, Circuit]] = SinkKey(
     "receivers", lambda _sinks: defaultdict(Circuit), outlives=True
 )
 _SINKS = (ALERT_STATE,)
 
-#: Between attempts to notify a group whose receivers all failed, at least.
+#: Minimum wait between attempts to notify a group of which all receivers failed.
 _RETRIES = Backoff(first_seconds=5.0, longest_seconds=30.0)
 
 
@@ -126,13 +126,14 @@ def _service(sinks: Sinks) -> AlertService:
 
 
 def notify_due(sinks: Sinks, clock: Callable[[], float] | None = None) -> None:
-    """Send every notification that is due.
+    """Send all notifications that are due.
 
     Args:
-        clock: gives epoch seconds; that of all who share the alerts if not given.
+        sinks: give the state of alerts and the receivers.
+        clock: returns epoch seconds; default: the clock of the state.
 
     Raises:
-        SinkUnavailable: the store of alerts is busy or cannot be used.
+        SinkUnavailable: the state of alerts is busy or unavailable.
     """
     clock = clock or sinks[ALERT_STATE].now
     service, policy = _service(sinks), sinks.settings.read(ALERTS)
@@ -150,7 +151,7 @@ def notify_due(sinks: Sinks, clock: Callable[[], float] | None = None) -> None:
 def _rendered(
     claimed: ClaimedNotification, policy: AlertPolicy, now: float
 ) -> Notification:
-    # loads jinja2, which a mesh without alerts does without
+    # loads jinja2, which a mesh without alerts does not need
     from meshtasks.flows.alerts.rendering import (  # noqa: PLC0415
         renderer_of,
         template_context,
@@ -168,7 +169,7 @@ def _rendered(
 
 
 def _check_receivers(settings: Settings) -> None:
-    """Raise ConfigError for a URL that no notification can be sent to."""
+    """Raise ConfigError for an invalid URL of a receiver."""
     if settings.env.receivers:
         _ = Sinks(settings)[NOTIFIER]
 
@@ -177,10 +178,10 @@ NOTIFYING = Timer(run=notify_due, check=_check_receivers)
 
 
 class _Sending:
-    """One notification on its way through the receivers of its route.
+    """Sends one notification to the receivers of its route.
 
     Attributes:
-        events: what happened; empty if no receiver was tried.
+        events: results so far; empty if no receiver was tried.
     """
 
     def __init__(
@@ -197,13 +198,13 @@ class _Sending:
         self.events: list[AlertEvent] = []
 
     def send(self, failures: int) -> float | None:
-        """Try the receivers in order, until one takes it.
+        """Try the receivers in order until one accepts the notification.
 
         Args:
-            failures: failed attempts for this group in a row before.
+            failures: number of failed attempts in a row for this group so far.
 
         Returns:
-            When to try again, epoch seconds; None when no further attempt is needed.
+            When to retry, epoch seconds; None if no retry is needed.
         """
         known, title = self._sinks.settings.env.receivers, self._notification.title
         receivers = [name for name in self._route.receivers if name in known]
@@ -234,8 +235,8 @@ class _Sending:
         return self._clock() + wait
 
     def _send_to(self, name: str) -> float | None:
-        """Try one receiver, unless its circuit is open. Returns how long it must not
-        be tried, seconds; None if it took the notification."""
+        """Try one receiver, unless its circuit is open. Return the wait before the next
+        try, seconds; None if it accepted the notification."""
         circuit, began = self._sinks[RECEIVER_CIRCUITS][name], self._clock()
         if circuit.state(began) is State.OPEN:
             return circuit.wait_seconds(began)
@@ -245,7 +246,7 @@ class _Sending:
             now = self._clock()
             self._add("not sent", name, str(error))
             logger.warning("Notification not sent: %s", error)
-            if isinstance(error, SinkRejected):  # others may be taken
+            if isinstance(error, SinkRejected):  # it may accept other notifications
                 circuit.succeeded(began, now)
                 return 0.0
             asked = error.retry_after_seconds
@@ -317,12 +318,12 @@ def _receive(
 
 
 def _updates(batch: Batch[Alert]) -> Iterator[tuple[int, AlertUpdate]]:
-    """The records by their index in the batch."""
+    """Updates of the alerts in a batch, with the indexes of their records."""
     times = map(published_at, batch.envelopes)
     for item in identified_records(batch, enumerate(times), lambda _key: True):
         name = item.id
         if item.envelope.timestamp is not None:
-            # Some publishers give every message the same id.
+            # Some publishers set the same message id on every message.
             name = f"{name}@{item.envelope.timestamp:.0f}"
         yield item.index, AlertUpdate(name, batch.records[item.index], item.time)
 
@@ -363,7 +364,7 @@ def _doubts(settings: Settings, _handlers: Mapping[str, Handler]) -> Iterator[Do
 def _explain(
     _settings: Settings, _handler: Handler, routing_key: str
 ) -> Iterator[Detail]:
-    """Of an alert that was published under ``alerts.<severity>.<source>``."""
+    """Labels of an alert with the routing key ``alerts.<severity>.<source>``."""
     _, severity, source = (*routing_key.split(".", 2), "", "")[:3]
     labels = {"severity": severity, "source": source}
     known = {name: value for name, value in labels.items() if value}

@@ -1,11 +1,11 @@
-"""Notifications to phones and elsewhere, by Apprise URLs.
+"""Sends notifications to the services that Apprise URLs name.
 
-Apprise knows a hundred services, but of a notification only title and text. ntfy and
-Home Assistant's app can do more (priority, replacing an earlier notification), so
-these are called directly; their URLs are Apprise's all the same.
+Apprise supports a hundred services, but only title and text of a notification. ntfy and
+Home Assistant's app support more (priorities, replacing an earlier notification), so
+they are called directly; their URLs have Apprise's format nevertheless.
 
 The URLs are secrets. Errors name the receiver, never its URL, and the loggers of
-Apprise and of the HTTP libraries below it write no URLs.
+Apprise and its HTTP libraries are set so that they write no URLs.
 """
 
 from __future__ import annotations
@@ -43,10 +43,11 @@ SINK = "notifier"
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 _READ_TIMEOUT_SECONDS = 10.0
-#: Apprise may make several requests for one notification.
+#: Longest time for a notification by Apprise, which may make several requests.
 _LONGEST_SECONDS = 30.0
 
-#: Faults of the notification alone; all others are of the service, or of the way to it.
+#: Status codes that are about the notification; all others mean that the service is
+#: unavailable.
 _OF_THE_NOTIFICATION = frozenset({400, 413, 422})
 
 _TYPES: dict[Severity, apprise.NotifyType] = {
@@ -55,8 +56,8 @@ _TYPES: dict[Severity, apprise.NotifyType] = {
     "critical": apprise.NotifyType.FAILURE,
 }
 
-#: What Home Assistant's app makes of priorities (its documentation, "Critical
-#: notifications"): Android by channel and time to live, Apple by the level.
+#: Data for Home Assistant's app by priority (see "Critical notifications" in its
+#: documentation): channel and time to live for Android, interruption level for Apple.
 _PUSH: dict[int, dict[str, Any]] = {
     1: {"push": {"interruption-level": "passive"}},
     2: {"push": {"interruption-level": "passive"}},
@@ -75,31 +76,39 @@ _PUSH: dict[int, dict[str, Any]] = {
 
 
 class Notifier:
-    """Sends notifications to named receivers, given by their Apprise URLs.
+    """Sends notifications to receivers.
 
-    Raises ConfigError for a URL that Apprise does not know."""
+    Args:
+        urls: Apprise URLs by name of the receiver.
+
+    Raises:
+        ConfigError: Apprise does not support a URL.
+    """
 
     def __init__(self, urls: Mapping[str, SecretStr]) -> None:
         logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
-        # At DEBUG it writes the path of every request down, tokens included.
+        # At level DEBUG it logs the path of every request, tokens included.
         logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)
         _know_the_way_to_this_machine()
         self._receivers = {name: _receiver(name, url) for name, url in urls.items()}
 
     @timing(SINK)
     def send(self, name: str, notification: Notification) -> None:
-        """Send a notification to a receiver that has a URL; returns once its service
-        has taken it.
+        """Send a notification; return when the receiver's service has accepted it.
+
+        Args:
+            name: name of a receiver that has a URL.
+            notification: the notification.
 
         Raises:
-            SinkUnavailable: the service cannot be reached, or fails.
-            SinkRejected: it refuses this notification.
+            SinkUnavailable: the service is unreachable, or fails.
+            SinkRejected: the service rejects this notification.
         """
         self._receivers[name].send(notification)
 
     def base_urls(self) -> dict[str, str]:
-        """The URL of each receiver's service, by receiver; of ntfy and Home Assistant
-        only, since for others it is not known what Apprise connects to."""
+        """The URL of each receiver's service, by name of the receiver; only of ntfy and
+        Home Assistant, because others are known only to Apprise."""
         return {
             name: receiver.base_url
             for name, receiver in self._receivers.items()
@@ -107,16 +116,23 @@ class Notifier:
         }
 
     def close(self) -> None:
-        """Nothing: no connection is kept."""
+        """Do nothing: no connection is kept open."""
 
 
-#: Path and content of each call that a notification takes.
+#: Gives path and JSON body of each request for a notification.
 _Calls = Callable[[Notification], Iterator[tuple[str, Any]]]
 
 
 class _JsonService:
-    """A receiver that is called directly, with JSON; ``plugin`` is Apprise's reading of
-    its URL."""
+    """A receiver that is called directly, with JSON.
+
+    Args:
+        name: name of the receiver.
+        base_url: URL of its service.
+        plugin: Apprise's plugin, which has parsed the URL.
+        token: bearer token; None if there is none.
+        calls: gives the requests for a notification.
+    """
 
     def __init__(
         self,
@@ -155,10 +171,10 @@ class _JsonService:
                     headers=self._headers,
                 )
         except HTTPError as error:
-            # Its text holds the URL.
+            # The text of the error has the URL.
             message = f"receiver {self._name}: {type(error).__name__}"
             raise SinkUnavailable(SINK, message) from None
-        # ntfy and Home Assistant answer in JSON; a login page in their place does not.
+        # ntfy and Home Assistant respond with JSON, a login page does not.
         is_json = not answer.body or json_in(answer.body) is not None
         if not (answer.status == HTTPStatus.OK and answer.whole and is_json):
             raise self._refusal(answer)
@@ -174,10 +190,10 @@ class _JsonService:
 
 
 def _ntfy(name: str, plugin: NotifyNtfy) -> _JsonService:
-    """A topic of an ntfy server (docs.ntfy.sh/publish, "Publish as JSON").
+    """Topics of an ntfy server (docs.ntfy.sh/publish, "Publish as JSON").
 
-    A later message with the same ``sequence_id`` replaces the earlier one since
-    ntfy 2.16; older servers ignore it and show both.
+    Since ntfy 2.16 a message replaces an earlier one with the same ``sequence_id``;
+    older servers ignore it and show both.
     """
     topics: list[str] = plugin.topics
     base = plugin.cloud_notify_url if plugin.mode == "cloud" else _base_url(plugin)
@@ -201,10 +217,10 @@ def _ntfy(name: str, plugin: NotifyNtfy) -> _JsonService:
 
 
 def _home_assistant(name: str, plugin: NotifyHomeAssistant) -> _JsonService:
-    """Notify services of Home Assistant, its phone app above all.
+    """Notify services of Home Assistant, such as its app.
 
-    A later notification with the same ``tag`` replaces the earlier one on the phone,
-    one with the same ``notification_id`` in Home Assistant itself.
+    A notification replaces an earlier one: on the phone one with the same ``tag``, in
+    Home Assistant itself one with the same ``notification_id``.
     """
     targets: list[tuple[str | None, str | None, list[str]]] = plugin.targets
     base = _base_url(plugin) + plugin.prefix.rstrip("/")
@@ -224,11 +240,11 @@ def _home_assistant(name: str, plugin: NotifyHomeAssistant) -> _JsonService:
 
 
 class _Other:
-    """Any other service that Apprise knows."""
+    """Any other service that Apprise supports."""
 
     def __init__(self, name: str, plugin: apprise.NotifyBase) -> None:
         self._name = name
-        # No pictures from the web, which Apprise would add.
+        # Without this, Apprise would add images from the web.
         asset = apprise.AppriseAsset(
             app_id="meshtasks", image_url_mask=None, image_url_logo=None
         )
@@ -239,17 +255,17 @@ class _Other:
         taken = threading.Event()
 
         def notify() -> None:
-            # Whatever a plugin raises means that the service did not take it, and
-            # its text may hold the URL.
+            # Any error of a plugin means that the service did not accept it. The text
+            # of the error may have the URL.
             with suppress(Exception):
                 if self._notify(notification):
                     taken.set()
 
-        # Apprise bounds each read only, and a server may send byte by byte.
+        # Apprise limits only the time of each read; a server may send byte by byte.
         thread = threading.Thread(target=notify, name="mesh-apprise", daemon=True)
         thread.start()
         thread.join(_LONGEST_SECONDS)
-        if not taken.is_set():  # the reason is in Apprise's log only, with URLs
+        if not taken.is_set():  # the reason is only in Apprise's log, with URLs
             message = f"receiver {self._name}: the service did not take it"
             raise SinkUnavailable(SINK, message)
 
@@ -259,7 +275,7 @@ class _Other:
             self._apprise.notify(
                 title=notification.title,
                 body=notification.body,
-                # its text is no markup: a service that shows HTML is given it escaped
+                # plain text: Apprise escapes it for services that show HTML
                 body_format=apprise.NotifyFormat.TEXT,
                 notify_type=(
                     apprise.NotifyType.SUCCESS if notification.resolved else kind
@@ -270,7 +286,7 @@ class _Other:
 
 def _receiver(name: str, url: SecretStr) -> _JsonService | _Other:
     with warnings.catch_warnings():
-        # Some plugins import what Python 3.13 no longer has.
+        # Some plugins import modules that Python 3.13 no longer has.
         warnings.simplefilter("ignore", DeprecationWarning)
         plugin = apprise.Apprise.instantiate(url.get_secret_value())
     match plugin:
@@ -293,7 +309,7 @@ def _base_url(plugin: apprise.NotifyBase) -> str:
 
 
 def _proxy_for(url: str) -> str | None:
-    """The proxy of the environment for this URL; receivers may be on the internet."""
+    """The proxy of the environment for a URL; receivers may be on the internet."""
     parts = urlsplit(url)
     if proxy_bypass(parts.hostname or ""):
         return None
@@ -302,7 +318,7 @@ def _proxy_for(url: str) -> str | None:
 
 
 def _explained(answer: Answer) -> str:
-    """The reason that a service gives in JSON, as both of ours do."""
+    """The reason in a response: the text in its JSON, else that of the status."""
     content = json_in(answer.body)
     if isinstance(content, dict):
         for name in ("error", "message"):
@@ -312,7 +328,7 @@ def _explained(answer: Answer) -> str:
 
 
 def _know_the_way_to_this_machine() -> None:
-    """No proxy is asked for it, by us or by Apprise."""
+    """Make sure that neither we nor Apprise use a proxy for this host."""
     hosts = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     if hosts.strip() != "*":
         known = [host for each in hosts.split(",") if (host := each.strip())]

@@ -1,8 +1,8 @@
-"""Texts of notifications, by Jinja2 templates; pure.
+"""Renders the texts of notifications with Jinja2 templates.
 
-The built-in templates make short texts for a phone. config/alerts.yaml may replace each
-of them; these are tried on samples when they are loaded, and if one fails on a real
-alert the built-in one is used: no notification is lost to its template.
+The built-in templates make short texts for a phone; config/alerts.yaml may replace each
+of them. Replacements are tested with samples when they are loaded. If one fails with a
+real alert, the built-in template is used, so no notification is lost.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from meshtasks.text import clip
 logger = logging.getLogger(__name__)
 
 _TITLE_LIMIT_CHARS = 160
-#: ntfy takes 4,096 bytes of text, Apple's push service 4 KB with everything.
+#: Limit of texts: ntfy accepts 4,096 bytes of text, Apple's push service 4 KB in all.
 _BODY_LIMIT_BYTES = 2_000
 
 _PRIORITIES = range(1, 6)
-#: The text for an alert whose texts are blank.
+#: Text for an alert whose texts are blank.
 _NO_TEXT = "An alert without text"
 
-#: What a template may raise.
+#: Errors that a template may raise.
 _FAULTS = (
     jinja2.TemplateError,
     ArithmeticError,
@@ -55,10 +55,12 @@ class Notification:
     Attributes:
         title: one line, never empty.
         body: short text, never empty.
-        priority: 1 (hardly noticed) to 5 (loud), as ntfy has them.
-        tags: words; phones show some of them as emoji.
-        tag: a later notification with the same one replaces it on the phone.
-        resolved: every alert in it is resolved.
+        priority: ntfy's priority, 1 (silent) to 5 (loud).
+        tags: words, some of which phones show as emoji.
+        tag: identifies it on the phone; a later notification with the same tag replaces
+            it.
+        severity: see :func:`template_context`.
+        resolved: whether all its alerts are resolved.
     """
 
     title: str
@@ -91,14 +93,15 @@ def template_context(
     *,
     repeats: bool,
 ) -> dict[str, Any]:
-    """The template variables for some alerts of a group, at least one.
+    """The template variables for one or more alerts of a group.
 
     Returns:
-        ``status`` (``firing`` if any alert fires, else ``flapping`` if any flaps, else
-        ``resolved``), ``severity`` (the highest of the alerts that go on, or of all if
-        none does), ``repeats``, ``going_on`` (the alerts that fire or flap, the most
-        severe and latest first), ``ended``, ``alerts`` (both), ``group`` (the labels
-        that they have in common), ``route``, and ``now`` in local time.
+        ``status`` (``firing`` if an alert is firing, else ``flapping`` if one is
+        flapping, else ``resolved``), ``repeats`` (whether it is a reminder),
+        ``going_on`` (the alerts that are firing or flapping, the most severe and latest
+        first), ``ended`` (the resolved alerts), ``alerts`` (both), ``severity`` (the
+        highest of ``going_on``, or of ``ended`` if that is empty), ``group`` (the
+        common labels), ``route``, and ``now`` in local time.
     """
     ordered = sorted(
         alerts, key=lambda alert: (-rank(alert.severity), -alert.starts_at)
@@ -141,9 +144,11 @@ def _template_alert(
 
 
 class Renderer:
-    """Makes notifications, by the configured templates and the built-in ones.
+    """Makes notifications with the configured and the built-in templates.
 
-    Raises BadTemplate if one does not work on a sample."""
+    Raises:
+        BadTemplate: a template fails with a sample.
+    """
 
     def __init__(self, texts: TemplateTexts) -> None:
         built_in = _environment(jinja2.Undefined)
@@ -158,7 +163,12 @@ class Renderer:
                 self._own[name] = built_in.from_string(text)
 
     def render(self, context: Mapping[str, Any], tag: str) -> Notification:
-        """The notification of some alerts; ``tag`` identifies it on the phone."""
+        """Render a notification.
+
+        Args:
+            context: see :func:`template_context`.
+            tag: identifies the notification on the phone.
+        """
         return Notification(
             **{name: self._part(name, context) for name in _PARSERS},
             tag=tag,
@@ -182,10 +192,10 @@ class Renderer:
 
 @lru_cache(maxsize=4)
 def renderer_of(texts: TemplateTexts) -> Renderer:
-    """The renderer for these templates.
+    """The renderer for these templates, cached.
 
     Raises:
-        BadTemplate: one of them does not work on a sample.
+        BadTemplate: a template fails with a sample.
     """
     return Renderer(texts)
 
@@ -231,7 +241,7 @@ def _one_line(text: object, limit_chars: int) -> str:
 
 @jinja2.pass_context
 def _clock(context: Context, moment: datetime) -> str:
-    """``14:05``, with the date where it is not today's."""
+    """``14:05``, with the date unless it is today."""
     today = context["now"].date()
     return moment.strftime("%H:%M" if moment.date() == today else "%d %b %H:%M")
 
@@ -248,14 +258,14 @@ def _environment(undefined: type[jinja2.Undefined]) -> jinja2.Environment:
 
 
 class _AnyLabel(dict[str, str]):
-    """The labels of a sample: templates may use labels that no sample knows."""
+    """Labels of a sample. It has every label, because templates may use any."""
 
     def __missing__(self, name: str) -> str:
         return name
 
 
 def _try_out(name: str, text: str) -> None:
-    """Render samples, with misspelt names being errors."""
+    """Render samples. An undefined name, such as a misspelt one, is an error."""
     try:
         template = _environment(jinja2.StrictUndefined).from_string(text)
         for sample in _samples():

@@ -1,5 +1,4 @@
-r"""What happens to the stored state of alerts, one transaction each, and how it is
-looked at.
+r"""Changes the stored state of alerts, one transaction for each step, and reads it.
 
 ::
 
@@ -7,8 +6,8 @@ looked at.
                              ^                                                    |
                              \---------------------- wake_at --------------------/
 
-A claim lasts longer than sending can take. It expires by itself when the worker died,
-and the notification is sent again: twice, at worst, but never not at all.
+A claim lasts longer than sending can take. If the worker is killed, the claim expires,
+and the notification is sent again. So it may be sent twice, but is never lost.
 """
 
 from __future__ import annotations
@@ -46,22 +45,22 @@ def _open_store(sinks: Sinks) -> AlertStore:
     return AlertStore(StateLocation.of(sinks.settings.env))
 
 
-#: The known alerts, and what was sent of them.
+#: The state of alerts: known alerts and their notifications.
 ALERT_STATE = SinkKey("alert_state", _open_store)
 
-#: Longer than any receiver takes to fail.
+#: Duration of a claim per receiver; longer than any receiver takes to fail.
 _CLAIM_SECONDS_PER_RECEIVER = 60.0
 
 _PRUNE_EVERY_SECONDS = 3_600.0
-#: Names of the notes of the clock, of the configuration and of what is old.
+#: Names of the notes: time, digest of the configuration, last deletion of old rows.
 _CLOCK, _POLICY, _PRUNED = "clock", "policy", "pruned"
-#: The clock is recorded so often; a step back is noticed if it is longer than this.
+#: Resolution of the recorded time. If the clock is set back by more, it is noticed.
 _CLOCK_SECONDS = 10.0
 
 
 class AlertUpdate(NamedTuple):
-    """One record of an alerts queue; ``record_id`` is the same when it is delivered
-    again."""
+    """One record of a queue of alerts, its id (the same if it is delivered again), and
+    its time of publication, epoch seconds."""
 
     record_id: str
     alert: Alert
@@ -69,8 +68,8 @@ class AlertUpdate(NamedTuple):
 
 
 class ClaimedNotification(NamedTuple):
-    """A notification to send: the alerts of a group, and the phase of each by
-    fingerprint."""
+    """A notification to send: alerts of a group, the phase of each by fingerprint, and
+    whether it is only a reminder."""
 
     group: AlertGroup
     alerts: list[AlertState]
@@ -79,9 +78,9 @@ class ClaimedNotification(NamedTuple):
 
 
 class AlertService:
-    """Applies updates, and decides which notification is due. Times are epoch seconds.
+    """Stores updates of alerts, and claims notifications. Times are epoch seconds.
 
-    Every method raises SinkUnavailable when the store is busy or cannot be used.
+    Every method raises SinkUnavailable if the state is busy or unavailable.
     """
 
     def __init__(self, store: AlertStore, policy: AlertPolicy) -> None:
@@ -89,7 +88,7 @@ class AlertService:
         self._policy = policy
 
     def receive(self, updates: Iterable[AlertUpdate], now: float) -> None:
-        """Store the states of alerts after updates. Repeated ones change nothing."""
+        """Store the states of alerts after updates. Repeated records change nothing."""
         inhibits = False
         with self._store.tables() as tables:
             _watch_clock(tables, now)
@@ -104,9 +103,9 @@ class AlertService:
                 tables.wake_all(now)
 
     def claim(self, now: float) -> ClaimedNotification | None:
-        """The most urgent notification that is due; None when none is.
+        """Claim the most urgent notification that is due; None if none is due.
 
-        It is this process's to send, and to :meth:`resolve` afterwards.
+        The caller must send it and then call :meth:`resolve`.
         """
         policy = self._policy
         upkeep = {
@@ -135,8 +134,12 @@ class AlertService:
     ) -> None:
         """Store the result of a notification.
 
-        Without ``retry_at`` a receiver took it; else it is retried then, which counts
-        as a failure if a receiver was ``tried``.
+        Args:
+            claimed: the notification.
+            events: events for the history.
+            now: epoch seconds.
+            retry_at: when to retry; None if no retry is needed.
+            tried: whether a receiver was tried, so that a failure counts.
         """
         with self._store.tables() as tables:
             for event in events:
@@ -175,8 +178,8 @@ class AlertService:
         """Store a changed alert and put it into its groups.
 
         Returns:
-            Whether all groups must be looked at, because others may be inhibited now,
-            or no longer. The caller wakes them once, however many alerts there are.
+            Whether all groups must be checked, because other alerts may now be
+            inhibited, or no longer. The caller wakes them once for all alerts.
         """
         tables.put_alert(alert)
         changes = alert.firing != (known is not None and known.firing)
@@ -191,11 +194,11 @@ class AlertService:
     def _assign(
         self, tables: AlertTables, alert: AlertState, now: float, *, moves: bool
     ) -> None:
-        """Put an alert into its groups, and make them due.
+        """Put an alert into its groups, and make these due.
 
-        A resolved alert stays where it was notified. When it ``moves``, the routes
-        have changed, not the alert: what receivers know of it is kept, so that it is
-        not notified once more.
+        A resolved alert stays in the groups in which it was notified. If ``moves``, the
+        routes have changed, not the alert: its notified state is kept, so that it is
+        not notified again.
         """
         name = alert.fingerprint
         present = tables.memberships(name)
@@ -218,11 +221,11 @@ class AlertService:
     def _review(
         self, tables: AlertTables, group: AlertGroup, now: float
     ) -> ClaimedNotification | None:
-        """Decide what to do with a group; claim it if there is something to send."""
+        """Decide what to do with a group; claim it if a notification is due."""
         policy = self._policy
         route = policy.by_name[group.route]
         present = tables.members(group.id)
-        # Thousands may fire; most groups need to know of none of them.
+        # There may be thousands of active alerts, which most groups do not need.
         inhibited = any(policy.may_be_inhibited(alert.labels) for alert, _ in present)
         firing = tables.firing() if inhibited else ()
         muting = Muting(policy, tables.silences(), firing, now)
@@ -246,8 +249,8 @@ class AlertService:
             return ClaimedNotification(group, alerts, phases, decision.repeats)
         wake_at = decision.wake_at
         if len(decision.drop) == len(present):
-            # An empty group is kept for its interval: an alert that comes back must
-            # not be notified sooner because its group was forgotten.
+            # An empty group is kept for its interval: otherwise an alert that returns
+            # would be notified too soon.
             wake_at = (group.notified_at or 0.0) + route.group_interval
             if wake_at <= now:
                 tables.drop_group(group.id)
@@ -256,7 +259,8 @@ class AlertService:
         return None
 
     def _keep_up(self, tables: AlertTables, now: float) -> None:
-        """Apply the passing of time and a changed configuration."""
+        """Apply a changed clock or configuration, resolve alerts without updates, and
+        delete old rows."""
         _watch_clock(tables, now)
         if tables.change_note(_POLICY, self._policy.digest):
             for alert in tables.alerts():
@@ -281,11 +285,11 @@ def _leave(
     present: Mapping[str, NotificationState],
     group_ids: Iterable[str],
 ) -> list[str]:
-    """Remove an alert from groups, and drop those that are empty then.
+    """Remove an alert from groups, and delete groups that are then empty.
 
     Returns:
-        The tags of the dropped groups that were notified. A group that takes over one
-        of them replaces the notification on the phone, which no group updates any more.
+        Tags of the deleted groups that were notified. A new group that uses one of them
+        replaces the old notification on the phone, which would not be updated any more.
     """
     free_tags = []
     for group_id in group_ids:
@@ -300,14 +304,14 @@ def _leave(
 
 def _open_group(tables: AlertTables, key: GroupKey, free_tags: list[str]) -> None:
     tag = free_tags.pop() if free_tags else f"mesh-{key.id}"
-    while tables.has_tag(tag):  # the group that had it by right gave it away
+    while tables.has_tag(tag):  # another group has taken it over
         tag += "-"
     tables.put_group(AlertGroup(key.id, key.route, key.labels, tag), wake_at=None)
 
 
 def _watch_clock(tables: AlertTables, now: float) -> None:
-    """Notice that the clock was set back, and bring everything that is
-    remembered back with it: a notification of "tomorrow" would delay the next."""
+    """If the clock was set back, limit all stored times to the present: a notification
+    with a future time would delay the next one."""
     recorded = tables.note(_CLOCK)
     if recorded is None or now < float(recorded):
         for alert in tables.alerts():
@@ -337,12 +341,12 @@ if TYPE_CHECKING:
 
 
 class CurrentAlert(NamedTuple):
-    """An alert, and what its state is called.
+    """An alert, with its state in words.
 
     Attributes:
         alert: the alert.
-        state: why its receivers are notified, or not.
-        notified: what its receivers know.
+        state: phase, or why it is muted.
+        notified: phases of which receivers were notified, ``pending``, or ``-``.
     """
 
     alert: AlertState
@@ -370,7 +374,8 @@ class CurrentAlert(NamedTuple):
 def current_alerts(
     tables: AlertTables, policy: AlertPolicy, now: float, *, every: bool
 ) -> list[CurrentAlert]:
-    """The alerts that go on, or every one; the gravest and latest first."""
+    """The active alerts, or all if ``every``; active ones first, then by severity and
+    start, the latest first."""
     firing = tables.firing()
     muting = Muting(policy, tables.silences(), firing, now)
     shown = [
@@ -392,19 +397,19 @@ def current_alerts(
 
 
 class Episode(NamedTuple):
-    """An alert from its beginning to its end, epoch seconds; None while it goes on."""
+    """A time in which an alert was active, epoch seconds; no end while it is active."""
 
     began_at: float
     ended_at: float | None
 
 
 def episodes(alert: AlertState) -> list[Episode]:
-    """When an alert went on, as far as is remembered; the latest last."""
+    """The known times in which an alert was active, the latest last."""
     changes = list(alert.changes)
     if not changes:
         return [Episode(alert.starts_at, alert.ends_at)]
     latest = [Episode(changes.pop(), None)] if alert.firing else []
-    if len(changes) % 2:  # the end of one whose beginning is forgotten
+    if len(changes) % 2:  # an end whose beginning is no longer stored
         changes = changes[1:]
     pairs = zip(changes[::2], changes[1::2], strict=True)
     return [Episode(*pair) for pair in pairs] + latest
@@ -413,14 +418,14 @@ def episodes(alert: AlertState) -> list[Episode]:
 def routes_notified(
     tables: AlertTables, fingerprint: str
 ) -> dict[str, NotificationState]:
-    """What the receivers of each route know of an alert."""
+    """The notified state of an alert, by name of the route."""
     memberships = tables.memberships(fingerprint)
     groups = {name: tables.group(name) for name in memberships}
     return {group.route: memberships[name] for name, group in groups.items() if group}
 
 
 def route_line(route: str, known: NotificationState, zone: tzinfo | None) -> str:
-    """What the receivers of a route know of an alert, and since when."""
+    """The notified state of an alert in a route, and its time, as text."""
     moment = f"{local_time(known.at, zone):%d %b %H:%M}"
     phase = f"{known.phase} at {moment}" if known.phase else "nothing"
     return f"by route {route}: {phase}{' (pending)' * known.pending}"

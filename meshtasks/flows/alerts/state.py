@@ -1,5 +1,6 @@
-r"""What is remembered of alerts, and what an update changes; pure. The JSON names of
-stored fields are those of the first version of the file.
+r"""States of alerts, groups and silences, and their changes, without side effects.
+
+Some fields have other names in the stored JSON, those of the first version of the file.
 
 ::
 
@@ -7,7 +8,7 @@ stored fields are those of the first version of the file.
                              ^                                            |
                              \------------------firing-------------------/
 
-An alert that changed between the two too often lately is flapping.
+An alert that has changed too often recently is flapping.
 """
 
 from __future__ import annotations
@@ -39,13 +40,14 @@ EventKind = Literal[
 
 _RANKS: dict[Severity, int] = {"info": 0, "warning": 1, "critical": 2}
 
-#: Beginnings and ends that are remembered; as many as flapping may count.
+#: Number of beginnings and ends that are stored, the most that flapping may count.
 _KEPT_CHANGES = 50
-#: An alert is published to two queues, and its updates may overtake each other. So
-#: its severity does not fall by an update published within so many seconds.
+#: An alert is published to two queues, so its updates may overtake each other.
+#: Therefore an update lowers the severity only if it was published at least this long
+#: after the latest one.
 _OVERTAKING_SECONDS = 5.0
-#: An episode that began further ahead than this began by a wrong clock: it is not
-#: taken for later than those that begin now.
+#: An episode that begins further in the future comes from a wrong clock; it is not
+#: treated as later than episodes that begin now.
 _CLOCK_TOLERANCE_SECONDS = 60.0
 
 _TITLE_LIMIT_CHARS = 300
@@ -53,7 +55,7 @@ _MESSAGE_LIMIT_CHARS = 4_000
 
 
 def rank(severity: Severity) -> int:
-    """Severities in order: the more severe, the higher."""
+    """A number that is higher for a more severe severity."""
     return _RANKS[severity]
 
 
@@ -62,16 +64,21 @@ class AlertState:
     """One alert. Times are epoch seconds.
 
     Attributes:
-        own_labels: its labels, without severity and source.
-        firing: it goes on.
-        began: ``starts_at`` of its latest update, if that had one; distinguishes
-            episodes.
-        starts_at: when the latest episode began.
-        ends_at: when it was resolved; None while it goes on.
+        fingerprint: identifies the alert.
+        title: one line.
+        message: text.
+        severity: severity of the present or last episode.
+        source: what raised it.
+        own_labels: labels without severity and source.
+        firing: whether it is not resolved.
+        began: latest ``starts_at`` of its updates, to distinguish episodes; None if
+            they have none.
+        starts_at: begin of the latest episode.
+        ends_at: when it was resolved; None while it is not.
         published_at: when its latest update was published.
-        received_at: when its latest update came in.
-        changes: when it began and ended, as far as is remembered.
-        acknowledged_by: who wants no more reminders of this episode.
+        received_at: when its latest update was received.
+        changes: times of the latest beginnings and ends.
+        acknowledged_by: who acknowledged this episode, so that there are no reminders.
     """
 
     fingerprint: str
@@ -91,25 +98,25 @@ class AlertState:
 
     @property
     def labels(self) -> dict[str, str]:
-        """What matchers and ``group_by`` see."""
+        """Labels for matchers and ``group_by``: with severity and source."""
         return {**self.own_labels, "severity": self.severity, "source": self.source}
 
     def phase(self, flapping: Flapping, now: float) -> Phase:
-        """How it is notified."""
+        """The phase that is notified."""
         if self.settles_at(flapping, now) is not None:
             return "flapping"
         return "firing" if self.firing else "resolved"
 
     def settles_at(self, flapping: Flapping, now: float) -> float | None:
-        """When it stops flapping if it changes no more; None if it does not flap."""
+        """When it stops flapping unless it changes; None if it is not flapping."""
         if len(self.changes) < flapping.changes:
             return None
         settles_at = self.changes[-flapping.changes] + flapping.within
         return settles_at if settles_at > now else None
 
     def clamped(self, now: float) -> AlertState:
-        """The state after the host's clock was set back: nothing recorded here lies
-        ahead. (``began`` is the publisher's.)"""
+        """The state after the clock was set back: no time is in the future, except
+        ``began``, which is of the publisher's clock."""
         return replace(
             self,
             starts_at=min(self.starts_at, now),
@@ -127,12 +134,13 @@ class AlertGroup:
     Attributes:
         id: see :class:`~meshtasks.flows.alerts.config.GroupKey`.
         route: name of its route.
-        labels: what its alerts have in common.
-        tag: identifies its notification on the phone, which the next one replaces.
-        news_at: when the first change came that is not notified yet.
-        notified_at: when its last notification was sent.
-        failures: failed attempts to notify in a row.
-        retry_at: no attempt before then.
+        labels: common labels of its alerts.
+        tag: identifies its notification on the phone; the next one replaces it.
+        news_at: time of the first change that is not notified yet; None if there is
+            none.
+        notified_at: when its last notification was sent; None if none was.
+        failures: number of failed attempts in a row.
+        retry_at: no attempt before this time; None if the last did not fail.
     """
 
     id: str
@@ -145,16 +153,21 @@ class AlertGroup:
     retry_at: float | None = None
 
     def delivered(self, now: float) -> AlertGroup:
-        """The group after a receiver took a notification."""
+        """The group after a receiver accepted a notification."""
         return replace(self, news_at=None, notified_at=now, failures=0, retry_at=None)
 
     def failed(self, retry_at: float, *, counts: bool = True) -> AlertGroup:
-        """The group after no receiver took a notification."""
+        """The group after no receiver accepted a notification.
+
+        Args:
+            retry_at: when to retry.
+            counts: whether to count the failure.
+        """
         return replace(self, failures=self.failures + counts, retry_at=retry_at)
 
     def clamped(self, now: float) -> AlertGroup:
-        """The group after the host's clock was set back: a notification sent by the
-        wrong clock must not delay the next one until that time."""
+        """The group after the clock was set back: no time is in the future, so that the
+        last notification does not delay the next one."""
         return replace(
             self,
             news_at=_past(self.news_at, now),
@@ -165,12 +178,15 @@ class AlertGroup:
 
 @dataclass(frozen=True, slots=True)
 class NotificationState:
-    """What the receivers of a group know of one of its alerts: phase and severity, None
-    for nothing, and when they were notified.
+    """The last notified state of an alert in a group.
 
     Attributes:
-        pending: a notification was due while the alert fired, but receivers failed or
-            quiet hours held it back; it is sent even if the alert is resolved by then.
+        phase: notified phase; None if the alert was not notified.
+        severity: notified severity; None if the alert was not notified.
+        at: time of the notification, epoch seconds.
+        pending: whether a notification was due while the alert was active, but
+            receivers failed or quiet hours held it back. It is sent even if the alert
+            is resolved by then.
     """
 
     phase: Phase | None = None
@@ -181,7 +197,7 @@ class NotificationState:
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """Mutes the alerts that match, from ``starts_at`` to ``ends_at``, epoch seconds."""
+    """Mutes matching alerts from ``starts_at`` to ``ends_at``, epoch seconds."""
 
     id: str
     matchers: tuple[str, ...]
@@ -191,13 +207,13 @@ class Silence:
     comment: str
 
     def covers(self, labels: Mapping[str, str], now: float) -> bool:
-        """Whether it silences an alert with these labels now."""
+        """Whether it mutes an alert with these labels now."""
         return self.starts_at <= now < self.ends_at and all_match(
             map(parse_matcher, self.matchers), labels
         )
 
     def shifted(self, now: float) -> Silence:
-        """The silence after the host's clock was set back: one that would begin later
+        """The silence after the clock was set back: if it would begin in the future, it
         begins now, and is as long as before."""
         ahead = max(0.0, self.starts_at - now)
         starts_at, ends_at = self.starts_at - ahead, self.ends_at - ahead
@@ -206,11 +222,14 @@ class Silence:
 
 @dataclass(frozen=True, slots=True)
 class AlertEvent:
-    """Something that happened to an alert, for people to read.
+    """An entry of the history of alerts.
 
     Attributes:
-        title: of the alert or the notification; the matchers of a silence.
-        who: the fingerprint of the alert, the receiver or the user.
+        at: epoch seconds.
+        kind: what happened.
+        title: title of the alert or notification, or matchers of the silence.
+        who: fingerprint of the alert, name of the receiver, or name of the user.
+        detail: further text; may be empty.
     """
 
     at: float
@@ -223,9 +242,18 @@ class AlertEvent:
 def update(
     known: AlertState | None, alert: Alert, published_at: float, now: float
 ) -> AlertState | None:
-    """The state of an alert after an update that was published at that time (not later
-    than now). None when the update is outdated: the beginning of an episode that is
-    over, or the end of one before the latest."""
+    """The state of an alert after an update.
+
+    Args:
+        known: state before; None if the alert is unknown.
+        alert: the update.
+        published_at: when it was published, epoch seconds, not later than ``now``.
+        now: epoch seconds.
+
+    Returns:
+        None if the update is outdated: the beginning of an episode that has ended, or
+        the end of an episode before the latest.
+    """
     began = None if alert.starts_at is None else alert.starts_at.timestamp()
     if known is None:
         return _first(alert, began, published_at, now)
@@ -250,7 +278,7 @@ def update(
 
 
 def timed_out(known: AlertState, timeout_seconds: float, now: float) -> AlertState:
-    """An alert that is resolved because no update came for so long."""
+    """The state of an alert that is resolved because it had no update for a time."""
     return replace(
         known,
         firing=False,
@@ -317,7 +345,7 @@ def _ended(
     latest = max(possible or begun, default=0)
     ended = replace(
         known,
-        began=latest or None,  # of an episode whose beginning may yet come, too late
+        began=latest or None,  # the update of its beginning may still arrive
         published_at=max(known.published_at, published_at),
         received_at=now,
     )

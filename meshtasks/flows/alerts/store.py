@@ -1,8 +1,9 @@
-"""The alerts in the state, shared by all workers: states of alerts, what receivers were
-notified of, and when to look at a group again.
+"""The tables of alerts in the state, which all workers share: states of alerts, their
+last notified states, and the time of the next decision for each group.
 
-One transaction at a time changes them, on whatever host: what is decided of a group
-depends on many alerts. It takes milliseconds, and alerts are few."""
+Only one transaction at a time changes them, on all hosts together, because a decision
+for a group depends on many alerts. It takes milliseconds, and there are few alerts.
+"""
 
 from __future__ import annotations
 
@@ -47,12 +48,12 @@ from meshtasks.state.tables import (
     storable,
 )
 
-#: A message that keeps failing is given up after seven days, so no redelivery is
-#: older than this.
+#: How long ids of records are kept. A message that keeps failing is dead after seven
+#: days, so no redelivery is older.
 KEEP_SEEN_SECONDS = 8 * 86_400.0
-#: Resolved alerts are shown for so long.
+#: How long resolved alerts are kept.
 KEEP_OVER_SECONDS = 7 * 86_400.0
-#: Publishers choose the labels; of more alerts than this the latest are kept.
+#: Most alerts that are kept, because publishers choose the labels; the oldest go first.
 KEEP_ALERTS = 50_000
 KEEP_EVENTS = 20_000
 
@@ -68,7 +69,8 @@ _EVENT = TypeAdapter(AlertEvent)
 
 _ALERT_STATES = select(ALERTS.c.state)
 _GROUP_STATES = select(ALERT_GROUPS.c.state)
-#: The notes, or none of them if an alert has had no update for long or a group is due.
+#: All notes; none if an alert needs to be resolved for lack of updates, or a group is
+#: due.
 _QUIET_NOTES = select(ALERT_NOTES.c.name, ALERT_NOTES.c.value).where(
     ~exists().where(ALERTS.c.firing, ALERTS.c.received_at < bindparam("updated_at")),
     ~exists().where(
@@ -79,37 +81,40 @@ _QUIET_NOTES = select(ALERT_NOTES.c.name, ALERT_NOTES.c.value).where(
 
 
 class Membership(NamedTuple):
-    """An alert in a group, and what the receivers know of it."""
+    """An alert in a group, and its last notified state there."""
 
     alert: AlertState
     notified: NotificationState
 
 
 class AlertStore(Database):
-    """The alerts in the state."""
+    """The database of the state, with the tables of alerts."""
 
     def __init__(self, location: StateLocation) -> None:
         super().__init__("alert_state", location, "alerts.sqlite")
 
     @contextmanager
     def tables(self) -> Iterator[AlertTables]:
-        """Hold the tables; if the block raises, nothing is written.
+        """The tables, in an exclusive transaction; if the block raises, nothing is
+        written.
 
-        Raises SinkUnavailable if the state cannot be used, or is held for too long."""
+        Raises:
+            SinkUnavailable: the state is unavailable, or locked for too long.
+        """
         with self.transaction(exclusive=True) as connection:
             yield AlertTables(connection)
 
     def is_quiet(self, notes: Mapping[str, str], updated_at: float, now: float) -> bool:
-        """Whether there is nothing to do. One statement finds out, since it is asked
-        every second and the answer is nearly always yes.
+        """Whether there is nothing to do. A single statement, because it is called
+        every second, and the result is nearly always true.
 
         Args:
-            notes: that have to be as they are given.
-            updated_at: no alert that goes on had its last update before.
-            now: no group is due by then.
+            notes: values that the notes must have.
+            updated_at: no unresolved alert may have its last update before this time.
+            now: no group may be due at this time.
 
         Raises:
-            SinkUnavailable: likewise.
+            SinkUnavailable: the state is unavailable, or locked for too long.
         """
         values = {"updated_at": updated_at, "now": now}
         with self.transaction() as connection:
@@ -118,11 +123,7 @@ class AlertStore(Database):
 
 
 class AlertTables:
-    """The tables, within a transaction. Times are epoch seconds.
-
-    Args:
-        connection: in the transaction.
-    """
+    """The tables of alerts in a transaction. Times are epoch seconds."""
 
     def __init__(self, connection: Connection) -> None:
         self._db = connection
@@ -130,19 +131,19 @@ class AlertTables:
     # --- alerts -----------------------------------------------------------
 
     def is_repeated(self, record_id: str, now: float) -> bool:
-        """Record that a record came in; true if it did before."""
+        """Store the id of a record. Return whether it was stored before."""
         new = insert(self._db, ALERTS_SEEN).on_conflict_do_nothing()
         values = {"id": storable(record_id), "at": now}
         made = self._db.execute(new.returning(ALERTS_SEEN.c.id), values)
         return made.first() is None
 
     def seen_since(self, at: float) -> list[str]:
-        """Ids of the records that came in since then."""
+        """Ids of the records that were received since a time."""
         query = select(ALERTS_SEEN.c.id).where(ALERTS_SEEN.c.at >= at)
         return list(self._db.execute(query).scalars())
 
     def alert(self, fingerprint: str) -> AlertState | None:
-        """One alert; None if it is not known."""
+        """One alert; None if it is unknown."""
         query = _ALERT_STATES.where(ALERTS.c.fingerprint == fingerprint)
         return next(iter(self._read(_ALERT, query)), None)
 
@@ -151,11 +152,11 @@ class AlertTables:
         return self._read(_ALERT, _ALERT_STATES)
 
     def firing(self) -> list[AlertState]:
-        """The alerts that go on."""
+        """The alerts that are not resolved."""
         return self._read(_ALERT, _ALERT_STATES.where(ALERTS.c.firing))
 
     def firing_without_update_since(self, at: float) -> list[AlertState]:
-        """The alerts that go on, but had no update since then."""
+        """The alerts that are not resolved, and had no update since a time."""
         query = _ALERT_STATES.where(ALERTS.c.firing, ALERTS.c.received_at < at)
         return self._read(_ALERT, query)
 
@@ -180,8 +181,13 @@ class AlertTables:
     def put_group(
         self, group: AlertGroup, wake_at: float | None, *, claimed_until: float = 0.0
     ) -> None:
-        """Store a group, to be looked at then (None: when it is woken), and by no other
-        process before ``claimed_until``."""
+        """Store a group.
+
+        Args:
+            group: the group.
+            wake_at: when it is due; None for not before :meth:`wake`.
+            claimed_until: no other process gets it as due before this time.
+        """
         change = insert(self._db, ALERT_GROUPS)
         new = change.excluded
         change = change.on_conflict_do_update(
@@ -202,7 +208,7 @@ class AlertTables:
         return self._read(_GROUP, _GROUP_STATES)
 
     def drop_group(self, group_id: str) -> None:
-        """Forget a group."""
+        """Delete a group."""
         self._db.execute(delete(ALERT_GROUPS).where(ALERT_GROUPS.c.id == group_id))
 
     def has_tag(self, tag: str) -> bool:
@@ -211,7 +217,8 @@ class AlertTables:
         return self._db.execute(query).first() is not None
 
     def due_group(self, now: float) -> AlertGroup | None:
-        """The most urgent group that is due; of equals the one that waits longest."""
+        """The most urgent group that is due, of equally urgent ones the one that has
+        waited longest; None if none is due."""
         groups = ALERT_GROUPS.c
         query = (
             _GROUP_STATES.where(groups.wake_at <= now, groups.claimed_until <= now)
@@ -221,7 +228,7 @@ class AlertTables:
         return next(iter(self._read(_GROUP, query)), None)
 
     def wake(self, group_id: str, now: float, urgency: int) -> None:
-        """Make a group due; of several urgencies the highest counts."""
+        """Make a group due. The urgency is raised, never lowered."""
         groups = ALERT_GROUPS.c
         highest = case((groups.urgency < urgency, urgency), else_=groups.urgency)
         change = update(ALERT_GROUPS).where(groups.id == group_id)
@@ -234,7 +241,7 @@ class AlertTables:
     # --- members ----------------------------------------------------------
 
     def members(self, group_id: str) -> list[Membership]:
-        """The alerts of a group."""
+        """The alerts of a group, with their last notified states."""
         query = (
             select(ALERTS.c.state, ALERT_MEMBERS.c.notified)
             .join_from(ALERT_MEMBERS, ALERTS)
@@ -246,7 +253,7 @@ class AlertTables:
         ]
 
     def memberships(self, fingerprint: str) -> dict[str, NotificationState]:
-        """What the receivers know of an alert, by group."""
+        """Last notified states of an alert, by id of the group."""
         members = ALERT_MEMBERS.c
         query = select(members.group_id, members.notified).where(
             members.fingerprint == fingerprint
@@ -259,7 +266,7 @@ class AlertTables:
     def put_member(
         self, group_id: str, fingerprint: str, notified: NotificationState
     ) -> None:
-        """Store what the receivers of a group know of an alert."""
+        """Store the last notified state of an alert in a group."""
         values = {
             "group_id": group_id,
             "fingerprint": fingerprint,
@@ -277,7 +284,7 @@ class AlertTables:
     # --- silences and events ----------------------------------------------
 
     def silences(self) -> list[Silence]:
-        """All silences, those that ended lately included."""
+        """All silences, including those that ended recently."""
         return self._read(
             _SILENCE, select(SILENCES.c.state).order_by(SILENCES.c.ends_at)
         )
@@ -292,13 +299,13 @@ class AlertTables:
         self._db.execute(put(self._db, SILENCES), values)
 
     def begin_silence(self, silence: Silence, now: float) -> None:
-        """Begin a silence; the same one again changes nothing."""
+        """Store a silence in place of one with the same id; add it to the history."""
         self.put_silence(silence)
         title = " ".join(silence.matchers)
         self.record_action("silenced", title, silence.created_by, silence.comment, now)
 
     def end_silence(self, silence: Silence, who: str, now: float) -> None:
-        """End a silence."""
+        """End a silence now, and add that to the history."""
         self.put_silence(replace(silence, ends_at=now))
         title = " ".join(silence.matchers)
         self.record_action("silence ended", title, who, "", now)
@@ -311,7 +318,7 @@ class AlertTables:
     def record_action(
         self, kind: EventKind, title: str, who: str, detail: str, now: float
     ) -> None:
-        """Add what a person did to the history, and make every group due."""
+        """Add an action of a user to the history, and make every group due."""
         self.add_event(AlertEvent(now, kind, title, who, detail))
         self.wake_all(now)
 
@@ -333,20 +340,20 @@ class AlertTables:
         return self._db.execute(query).scalar()
 
     def change_note(self, name: str, value: str) -> bool:
-        """Set a note; true if it had another value."""
+        """Set a note. Return whether its value has changed."""
         if self.note(name) == value:
             return False
         self._db.execute(put(self._db, ALERT_NOTES), {"name": name, "value": value})
         return True
 
     def clamp_receipts(self, now: float) -> None:
-        """Records came in now at the latest."""
+        """Limit the times of receipt of records to ``now``."""
         self._db.execute(
             update(ALERTS_SEEN).where(ALERTS_SEEN.c.at > now).values(at=now)
         )
 
     def prune(self, now: float) -> list[AlertState]:
-        """Forget what is old; returns the alerts with a notification still pending."""
+        """Delete old rows. Return the deleted alerts whose notification was pending."""
         alerts, members, events = ALERTS.c, ALERT_MEMBERS.c, ALERT_EVENTS.c
         over = now - KEEP_OVER_SECONDS
         surplus = (
