@@ -1,4 +1,4 @@
-"""What the mesh does at this moment, as plain data; nothing is taken from any queue.
+"""What the mesh does now, as plain data; no message is taken from a queue.
 
 The commands, the live view and the gateway show the same facts.
 """

@@ -1,7 +1,7 @@
-"""Why there are no readings of a sensor, or bad ones, at some time: pure.
+"""Find the causes of missing or bad readings in given facts; without I/O.
 
-The command ``meshtasks why`` and the console's page of a sensor say what is found here.
-Times are epoch seconds.
+``meshtasks why`` and the console's page of a sensor show these causes. Times are epoch
+seconds.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ BROKER_AWAY, DEVICE_SILENT = "broker away", "device silent"
 NO_WORKER, NO_CONSUMER, PAUSED = "no worker", "no consumer", "queue paused"
 RETENTION, LATE = "retention", "late"
 
-#: What a cause means for the readings, and what to do; in the order in which causes are
-#: believed: what was wrong with the sensor's own readings says most.
+#: What to do about each cause that concerns the sensor's own readings. These causes are
+#: the most relevant, so they come first in :data:`_RANKS`.
 REFUSALS = {
     BAD_UNIT: "Correct the unit where it is sent, or add it to kinds.yaml",
     TEXT_VALUE: "Send the value as a JSON number, without quotation marks",
@@ -72,25 +72,28 @@ _RANKS = (
     SINK_AWAY,
     REPEATED,
 )
-#: A device that moves has another routing key afterwards, and no longer the old one.
+#: If the readings under two routing keys are further apart than this, one device has
+#: moved: it no longer uses the old key. Otherwise there are two devices.
 _SIBLINGS_SECONDS = 60.0
-#: Without a moment, what goes on or ended so lately comes before what did not.
+#: Without a moment, causes that ended at most so long ago come before older ones.
 CURRENT_SECONDS = 60.0
-#: Lags that differ by no more are of a clock; others of what held the readings back.
+#: Delays that differ by no more than this come from a wrong clock; other delays come
+#: from readings that were held back.
 _STEADY_SECONDS, _STEADY_SHARE = 60.0, 0.1
-#: A span that nobody has heard of for so long is over.
+#: A span without an end that its worker has not confirmed for so long is over.
 _UNHEARD_SECONDS = 60.0
 
 
 def causes(
     facts: Facts, window: Window, at: float | None = None, *, is_hole: bool
 ) -> list[Cause]:
-    """What explains a span of time; what says most comes first.
+    """The causes for a span of time, the most relevant first.
 
     Args:
-        at: the moment within it that is asked about: what went on within the minute
-            that begins then comes before what did not.
-        is_hole: there are no readings in it.
+        window: the span.
+        at: a moment in the window. Causes of the minute that begins at this moment come
+            before other causes.
+        is_hole: whether the window is a gap: it has no readings.
     """
     ends_at = facts.now if window.ends_at is None else window.ends_at
     found = [
@@ -123,13 +126,13 @@ def causes(
     return list({(each.cause, each.sentence): each for each in ordered}.values())
 
 
-#: With one of these, no device need have been silent.
+#: Each of these causes can explain a gap, so that the device need not have been silent.
 _EXPLAINS = frozenset({*REFUSALS, BROKER_AWAY, NO_WORKER, NO_CONSUMER, PAUSED})
 
 
 def _covers(cause: Cause, window: Window, facts: Facts) -> bool:
-    """Whether a cause leaves no more of a hole than is usual between readings. Refused
-    readings show that the device sent some."""
+    """Whether a cause explains a gap: it covers at least half of it, or all but a usual
+    pause of the sensor. Rejected readings always do: the device sent them."""
     if cause.cause in REFUSALS or facts.sensor is None:
         return True
     whole = (window.ends_at or facts.now) - window.begins_at
@@ -165,7 +168,7 @@ def _of_incident(incident: Incident, facts: Facts) -> Cause:
             sentence += f" The last one: {incident.example}"
         what = REFUSALS.get(incident.cause, "See why it failed")
         step = f"{what}; what was refused waits as a dead letter: {again}."
-        if said.startswith("the gateway "):  # which did not let it in
+        if said.startswith("the gateway "):  # rejected by it: there is no dead letter
             step = f"{what}, and send it again."
     elif incident.cause in {CLOCK_AHEAD, CLOCK_BEHIND}:
         sentence, is_clock = _clock(incident, count, when, made)
@@ -189,7 +192,7 @@ def _of_incident(incident: Incident, facts: Facts) -> Cause:
 
 
 def _made(incident: Incident, now: float) -> str:
-    """By which times their device made the readings, where that differs much."""
+    """The device's own times of the readings, if they differ much from the arrival."""
     first, last = incident.first_time, incident.last_time
     if (
         first is None
@@ -201,8 +204,8 @@ def _made(incident: Incident, now: float) -> str:
 
 
 def _clock(incident: Incident, count: str, when: str, made: str) -> tuple[str, bool]:
-    """What to say of readings whose times are far from their messages', and whether it
-    is a clock: one is always as wrong as before."""
+    """Return the sentence for readings whose times are far from their arrival, and
+    whether a wrong clock is the cause. A wrong clock has a constant offset."""
     low, high = sorted(map(abs, (incident.ahead_low, incident.ahead_high)))
     steady = high - low <= max(_STEADY_SECONDS, _STEADY_SHARE * high)
     off = span_text(high) if steady else f"{span_text(low)} to {span_text(high)}"
@@ -305,8 +308,8 @@ def _of_sink(span: Span, ends_at: float | None, facts: Facts) -> Cause:
 
 
 def _unattended(facts: Facts, within: Window) -> Iterator[Cause]:
-    """When no worker consumed a queue that the readings reach, between the first and
-    the last time that one did."""
+    """The times at which no worker consumed a queue of the sensor. They start after the
+    first recorded worker of the queue."""
     for queue in sorted(facts.queues):
         running = sorted(
             (span.begins_at, _end(span, facts.now) or facts.now)
@@ -318,7 +321,7 @@ def _unattended(facts: Facts, within: Window) -> Iterator[Cause]:
             if goes_on and any(
                 each.name == queue and each.consumers for each in facts.queues_now or ()
             ):
-                continue  # by one that has not said so lately
+                continue  # a worker consumes it, but has not recorded it yet
             if ends - begins > SLACK_SECONDS and within.overlap(begins, ends) > 0:
                 when = _from_to(begins, None if goes_on else ends, facts.now)
                 yield Cause(
@@ -332,8 +335,8 @@ def _unattended(facts: Facts, within: Window) -> Iterator[Cause]:
 
 
 def _runs_elsewhere(facts: Facts, queue: str) -> bool:
-    """Whether a worker runs that consumes other queues; one that is busy does not
-    always answer in time."""
+    """Whether a worker consumes other queues. The recorded spans are read as well,
+    because a busy worker does not always answer in time."""
     return bool(facts.workers) or any(
         span.kind == "worker"
         and _end(span, facts.now) is None
@@ -343,7 +346,7 @@ def _runs_elsewhere(facts: Facts, queue: str) -> bool:
 
 
 def _end(span: Span, now: float) -> float | None:
-    """When it ended; None while it goes on."""
+    """When a span ended; None if it continues."""
     is_heard = now - span.heard_at <= _UNHEARD_SECONDS
     return None if span.ends_at is None and is_heard else span.ends_at or span.heard_at
 
@@ -351,7 +354,7 @@ def _end(span: Span, now: float) -> float | None:
 def _between(
     running: Sequence[tuple[float, float]], now: float
 ) -> Iterator[tuple[float, float]]:
-    """The times between spans, and after the last."""
+    """The intervals between spans, and from the last span to now."""
     if not running:
         return
     until = running[0][1]
@@ -364,7 +367,7 @@ def _between(
 
 
 def _live(facts: Facts) -> Iterator[Cause]:
-    """What is wrong at the moment."""
+    """The causes that the broker and the workers show now."""
     now = facts.now
     if facts.queues_now is None:
         yield Cause(
@@ -399,7 +402,7 @@ def _live(facts: Facts) -> Iterator[Cause]:
             )
 
 
-# --- words
+# --- wording
 
 
 def _from_to(begins_at: float, ends_at: float | None, now: float) -> str:

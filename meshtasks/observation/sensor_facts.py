@@ -1,5 +1,5 @@
-"""What is known of sensors, and of what their readings need: by the state, by broker
-and workers now, and of what mutes their alerts. Times are epoch seconds."""
+"""The facts about a sensor: from the state, from the broker and the workers now, and
+from the silences of its alerts. Times are epoch seconds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from meshtasks.state.history import History
 from meshtasks.state.sensor_activity import Gap, Incident, Sensor, Span
 
 RULE_SILENCED = "rule silenced"
-#: Clocks of devices and hosts, and what is still on its way.
+#: Tolerance for clocks that differ, and for readings that are on their way.
 SLACK_SECONDS = 5.0
 
 _SINKS = {
@@ -42,45 +42,48 @@ _SINKS = {
 
 
 def labels_of(key: tuple[str, str], sensor: Sensor | None) -> dict[str, str]:
-    """Labels that alerts of a sensor have.
+    """The labels that alerts of a sensor have.
 
     Args:
-        key: its routing key and id.
+        key: routing key and id of the sensor.
+        sensor: kind and location; None if the state does not record it.
     """
     kind, location = (sensor.kind, sensor.location) if sensor else ("", "")
     return Series("", kind, "", sensor_id=key[1], location=location).labels
 
 
 def is_silent(at: float, gap_seconds: float, now: float) -> bool:
-    """Whether a sensor is silent for longer than usual, whose last reading is of then.
+    """Whether a sensor is silent for longer than usual.
 
     Args:
-        gap_seconds: a longer silence is none of its usual pauses.
+        at: the time of its last reading.
+        gap_seconds: its longest usual pause.
+        now: the current time.
     """
     return now - at - SLACK_SECONDS > gap_seconds
 
 
 class Window(NamedTuple):
-    """A span of time that is asked about; None as its end is now."""
+    """A span of time in a question; without an end it lasts until now."""
 
     begins_at: float
     ends_at: float | None
 
     def overlap(self, begins_at: float, ends_at: float | None) -> float:
-        """How long what goes on from then to then (None: it still does) goes on within;
-        negative if it does not."""
+        """Seconds that a span and the window have in common; negative if they have
+        nothing in common. A span without an end continues."""
         ends = (end for end in (self.ends_at, ends_at) if end is not None)
         return min(ends, default=inf) - max(self.begins_at, begins_at)
 
 
 class Cause(NamedTuple):
-    """One cause.
+    """A cause of missing or bad readings.
 
     Attributes:
-        cause: in a word or two, such as ``bad unit``.
+        cause: its name, such as ``bad unit``.
         begins_at: when it began.
-        ends_at: when it ended; None while it goes on.
-        sentence: says it.
+        ends_at: when it ended; None while it continues.
+        sentence: what happened.
         next_step: what to do; may be empty.
     """
 
@@ -92,9 +95,11 @@ class Cause(NamedTuple):
 
 
 class QueueNow(NamedTuple):
-    """A queue that the readings take, as it is at the moment.
+    """A queue that the readings reach, now.
 
     Attributes:
+        ready: messages waiting in it.
+        consumers: number of its consumers.
         paused: why it is paused; empty if it is not.
     """
 
@@ -106,22 +111,23 @@ class QueueNow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that is known of one sensor and of what its readings need.
+    """The data about one sensor and about the services that its readings need.
 
     Attributes:
-        sensor: None if none of its readings was ever taken.
-        now: when it was found.
-        siblings: other sensors with its id and kind.
-        gaps: its own, in order of time.
-        incidents: its own, in order of time.
-        spans: of sinks, broker and workers, in order of time.
-        queues: that its readings reach.
-        sinks: names of the sinks that their records end in.
-        blocking: those of them without which the sensor's queue is paused.
-        queues_now: None when the broker cannot be asked.
-        workers: how many answer.
-        broker: why it cannot be asked.
-        mutes: of its alerts.
+        sensor: its record in the state; None if no reading of it was stored.
+        now: the time of these facts.
+        siblings: other sensors with the same id and kind.
+        gaps: its gaps, in order of time.
+        incidents: its rejected readings, wrong clocks and duplicates, in order of time.
+        spans: times at which sinks and the broker were unavailable and workers were
+            running, in order of time.
+        queues: the queues that its readings reach.
+        sinks: names of the sinks to which its readings are written.
+        blocking: names of those sinks whose open circuit pauses the sensor's queue.
+        queues_now: its queues now; None if the broker is unavailable.
+        workers: number of workers that answer; None if they were not asked.
+        broker: why the broker is unavailable.
+        mutes: silences of its alerts.
     """
 
     sensor: Sensor | None
@@ -140,7 +146,7 @@ class Facts:
 
     @property
     def silence(self) -> Window | None:
-        """The silence that goes on, if it is longer than usual."""
+        """The current silence, if it is longer than usual."""
         sensor = self.sensor
         if sensor is None or not sensor.time:
             return None
@@ -148,7 +154,7 @@ class Facts:
         return Window(sensor.time, None) if silent else None
 
     def hole_at(self, at: float) -> Window | None:
-        """The hole that a moment is in, if it is in one."""
+        """The gap, or the current silence, that contains a moment; else None."""
         for gap in self.gaps:
             if gap.begins_at <= at <= gap.ends_at:
                 return Window(gap.begins_at, gap.ends_at)
@@ -157,8 +163,8 @@ class Facts:
 
 
 def clock(at: float, now: float) -> str:
-    """A moment as people say it: the time, and the day if it is not today. Devices send
-    any; of those that no calendar has it is the nearest."""
+    """A moment as local time of day, with the date if it is not today. Devices send any
+    number: a moment outside the calendar is shown as the nearest date in it."""
     placed = utc_of(at)
     moment, today = placed.astimezone(), utc_of(now).astimezone()
     if moment.date() == today.date():
@@ -181,12 +187,12 @@ def counted(number: int, what: str, verb: str = "") -> str:
 
 
 def sink_named(name: str) -> str:
-    """A sink as people call it."""
+    """The name of a sink in sentences."""
     return _SINKS.get(name, f"the sink {name}")
 
 
 class Remembered(NamedTuple):
-    """What the state has, read at once."""
+    """What the state records of sensors, from one read."""
 
     sensors: Sequence[Sensor] = ()
     gaps: Sequence[Gap] = ()
@@ -195,7 +201,10 @@ class Remembered(NamedTuple):
 
     @classmethod
     def read(cls, settings: Settings, since: float) -> Self:
-        """What it has from then on.
+        """Read the state.
+
+        Args:
+            since: gaps, incidents and spans after this time are read.
 
         Raises:
             SinkUnavailable: the state cannot be read.
@@ -205,7 +214,10 @@ class Remembered(NamedTuple):
 
     @classmethod
     def of(cls, history: History, since: float) -> Self:
-        """What a history has from then on.
+        """Read an open history.
+
+        Args:
+            since: gaps, incidents and spans after this time are read.
 
         Raises:
             SinkUnavailable: the state cannot be read.
@@ -219,12 +231,12 @@ class Remembered(NamedTuple):
 
 
 class Live(NamedTuple):
-    """The mesh at the moment.
+    """The broker and the workers now.
 
     Attributes:
-        depths: messages and consumers by queue; None when the broker cannot be asked.
-        workers: their answers.
-        fault: why it cannot.
+        depths: messages and consumers by queue; None if the broker is unavailable.
+        workers: the answers of the workers.
+        fault: why the broker is unavailable.
     """
 
     depths: Mapping[str, tuple[int, int]] | None
@@ -233,7 +245,10 @@ class Live(NamedTuple):
 
 
 def look_at(settings: Settings, queues: Sequence[str]) -> Live:
-    """Ask the broker for queues, and the workers for their state; takes a second."""
+    """Query the broker about queues and the workers about their state; takes a second.
+
+    A fault is in the result; nothing is raised for it.
+    """
     url = settings.env.amqp_url
     topology = settings.read(TOPOLOGY)
     depths: dict[str, tuple[int, int]] = {}
@@ -252,10 +267,11 @@ def look_at(settings: Settings, queues: Sequence[str]) -> Live:
 def mutes_of(
     settings: Settings, key: tuple[str, str], sensor: Sensor | None, now: float
 ) -> Iterator[Cause]:
-    """What mutes alerts of this sensor, those that go on and those to come, and did.
+    """Silences that mute, muted or will mute alerts of a sensor.
 
     Args:
-        key: its routing key and id.
+        key: routing key and id of the sensor.
+        sensor: kind and location; None if the state does not record it.
         now: epoch seconds.
     """
     with closing(Sinks(settings)) as sinks:
@@ -267,7 +283,7 @@ def mutes_of(
                 silences = tables.silences()
                 alerts = current_alerts(tables, settings.read(ALERTS), now, every=True)
         except Transient:
-            return  # whoever reads the state next says so
+            return  # the next read of the state reports it
     own = labels_of(key, sensor)
     rules = settings.read(RULES).matching(*key)
     for silence in silences:
@@ -320,7 +336,7 @@ def _mutes(silence: Silence, current: CurrentAlert, now: float) -> bool:
 def _muted(
     silence: Silence, rules: Sequence[Rule], own: Mapping[str, str]
 ) -> list[str]:
-    """The rules whose alerts it would mute."""
+    """The names of the rules whose alerts the silence mutes."""
     return [
         rule.name
         for rule in rules

@@ -1,4 +1,4 @@
-"""What the handler of a queue would find wrong with a message, which is left alone."""
+"""Check messages as the handler of their queue would; the messages stay as they are."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from meshtasks.worker.decode import Decoder, Several
 
 logger = logging.getLogger(__name__)
 
-#: The broker's word for a message that was delivered too often: it ended its worker.
+#: The broker's reason for a message that was delivered too often: it ended its worker.
 _DELIVERY_LIMIT = "delivery_limit"
-#: An array may have half a million bad records.
+#: An array may contain half a million bad records.
 _MOST_REASONS = 10
 
 
 class Verdicts:
-    """Judges messages as their handlers would.
+    """Checks messages as their handlers would.
 
     Args:
-        handlers: by queue.
+        handlers: handlers by queue.
     """
 
     def __init__(self, settings: Settings, handlers: Mapping[str, Handler]) -> None:
@@ -42,19 +42,22 @@ class Verdicts:
         }
 
     def decoder(self, queue: str) -> Decoder:
-        """What reads the bodies of a queue."""
+        """The decoder of a queue's messages."""
         return self._decoders[queue]
 
     def largest_bytes(self, queue: str) -> int:
-        """The largest message that a queue takes."""
+        """The size limit of a queue's messages, bytes."""
         return self._settings.read(QUEUES).for_queue(queue).max_message_bytes
 
     def faults(
         self, envelope: Envelope
     ) -> Iterator[tuple[int | None, InvalidMessage | str]]:
-        """What is wrong with a message, in no order; nothing if its queue would take
-        it: the index of a record in its array, or None for the whole message; and the
-        error, or what a handler says."""
+        """The faults of a message, in no order; nothing if its queue would accept it.
+
+        Yields:
+            The index of a record in its array, or None for the whole message; and the
+            error, or the handler's reason.
+        """
         decoder = self._decoders[envelope.queue]
         try:
             decoded = decoder.decode(envelope.body)
@@ -86,11 +89,14 @@ class Verdicts:
     def of_replay(
         self, delivery: Delivery, letter: DeadLetter, body: bytes | None = None
     ) -> list[str]:
-        """The first reasons for which a dead letter would fail again if it were
-        replayed now; none if nothing is found. A sink may still refuse it.
+        """The first reasons why a replay of a dead letter would fail again.
+
+        The list is empty if none is found. A sink may still reject the message.
 
         Args:
-            body: to replay in place of its own.
+            delivery: the dead letter's message.
+            letter: its reason and origin.
+            body: replayed in place of the message's own body.
         """
         queues = requeue_targets(letter, self._topology)
         if isinstance(queues, str):
@@ -119,7 +125,8 @@ class Verdicts:
         return list(islice(faults, _MOST_REASONS))
 
     def refusal(self, delivery: Delivery, letter: DeadLetter) -> str | None:
-        """Why a dead letter is kept when those are replayed that would succeed."""
+        """Why a replay of all that would succeed omits a dead letter; None if it does
+        not."""
         if letter.kind == _DELIVERY_LIMIT:
             return "it ended its worker; replay it by its id"
         return "it would fail again" if self.of_replay(delivery, letter) else None

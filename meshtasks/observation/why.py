@@ -1,4 +1,4 @@
-"""Finds out why there are no readings of a sensor, or bad ones, at some time."""
+"""Find out why readings of a sensor are missing or bad at some time."""
 
 from __future__ import annotations
 
@@ -34,16 +34,17 @@ from meshtasks.observation.sensor_facts import (
 from meshtasks.state.database import StateLocation
 from meshtasks.state.sensor_activity import BATTERIES, Sensor
 
-#: Without a time, what went on lately is looked at: first within this, then within
-#: that.
+#: Without a time, the answer covers the last 15 minutes, and the last day if no cause
+#: is found in them.
 _LATELY_SECONDS = (900.0, 86_400.0)
-#: Around a moment that is in no hole.
+#: Time before and after a moment without a gap in which causes are searched.
 _BEFORE_SECONDS, _AFTER_SECONDS = 90.0, 150.0
-#: So much is known of the past at most.
+#: How far back the state is read.
 _REMEMBERED_SECONDS = 30 * 86_400.0
-#: A store that keeps less is no surprise to ask about.
+#: For a younger time the retention of the store is not requested: most stores keep
+#: more than this.
 _ASK_STORE_SECONDS = 20 * 86_400.0
-#: Answers about sensors of one name.
+#: Sensors of one name that are examined.
 _MOST_SENSORS = 8
 _SUGGESTIONS = 3
 
@@ -52,17 +53,17 @@ WELL, EXPLAINED, UNKNOWN_TIME, UNKNOWN = "well", "explained", "not known", "no s
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Why, in sentences.
+    """The causes of missing or bad readings, in sentences.
 
     Attributes:
-        name: what was asked about.
+        name: the name in the question.
         state: :data:`WELL`, :data:`EXPLAINED`, :data:`UNKNOWN_TIME` (nothing is
-            remembered of it) or :data:`UNKNOWN` (no such sensor).
-        headline: what is to be explained.
-        causes: what says most comes first.
-        facts: what is known of the sensor.
-        hole: that the moment is in; None if it is in none.
-        also: other sensors that the name may mean, or names like it.
+            recorded of that time) or :data:`UNKNOWN` (no such sensor).
+        headline: the state of the sensor at that time, in a sentence.
+        causes: the most relevant first.
+        facts: the data about the sensor.
+        hole: the gap that contains the moment; None if there is none.
+        also: other sensors with this name, or similar names.
     """
 
     name: str
@@ -75,11 +76,11 @@ class Answer:
 
     @property
     def sensor(self) -> Sensor | None:
-        """None if none of its readings was ever taken."""
+        """The sensor; None if none of its readings was stored."""
         return self.facts.sensor
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """The answer as JSON data, for ``--json``."""
         return {
             "name": self.name,
             "state": self.state,
@@ -92,7 +93,7 @@ class Answer:
         }
 
     def lines(self) -> Iterator[str]:
-        """Sentences for people."""
+        """The answer as lines of text."""
         yield self.headline
         for cause in self.causes:
             yield cause.sentence
@@ -103,8 +104,15 @@ class Answer:
 
 
 class Why:
-    """Answers questions about one mesh, as it is remembered at the moment ``now``, in
-    epoch seconds.
+    """Answers questions about one mesh.
+
+    Args:
+        remembered: what the state records; None reads the state.
+        now: epoch seconds; None is the current time.
+
+    Raises:
+        SinkUnavailable: the state cannot be read.
+        ConfigError: a file cannot be used.
     """
 
     def __init__(
@@ -124,7 +132,7 @@ class Why:
     # --- which sensor -----------------------------------------------------
 
     def keys(self) -> list[tuple[str, str]]:
-        """Routing key and sensor id of all sensors that anything is known of."""
+        """Routing key and sensor id of every sensor that the state records."""
         known = {
             sensor[:2] for sensor in self._state.sensors if sensor.kind not in BATTERIES
         }
@@ -137,8 +145,12 @@ class Why:
         return sorted(known | only_incidents)
 
     def matching(self, name: str) -> list[tuple[str, str]]:
-        """Those that a name may mean: a routing key, an MQTT topic, a sensor id, a
-        location, or the routing key's tail; the first of these that any has."""
+        """The sensors that a name may mean.
+
+        The name is compared with the routing keys, the MQTT topics, the sensor ids,
+        the locations and the tails of routing keys, in this order. The first kind with
+        a match decides; a match with the same case comes first.
+        """
         name = name.strip().strip("/")
         places = {sensor[:2]: sensor.location for sensor in self._state.sensors}
         keys = self.keys()
@@ -156,17 +168,17 @@ class Why:
                     return found
         return []
 
-    # --- what is known of it ----------------------------------------------
+    # --- facts of a sensor ------------------------------------------------
 
     def queues_of(self, routing_key: str) -> frozenset[str]:
-        """The queues of handlers that take its messages."""
+        """The queues with a handler that messages with this routing key reach."""
         reached: set[str] = set()
         for exchange in exchanges_for(self._topology, routing_key):
             reached |= self._topology.queues_reached(exchange, routing_key)
         return frozenset(reached & self._handlers.keys())
 
     def _facts(self, key: tuple[str, str], live: Live | None) -> Facts:
-        """What is known of a sensor."""
+        """The facts about a sensor, from the state and, if given, from ``live``."""
         routing_key, sensor_id = key
         sensors = self._state.sensors
         sensor = next((each for each in sensors if each[:2] == key), None)
@@ -215,12 +227,13 @@ class Why:
     def answer(
         self, key: tuple[str, str], name: str, at: float | None, live: Live | None
     ) -> Answer:
-        """Why it is as it is, or was at a moment.
+        """The causes for one sensor, now or at a moment.
 
         Args:
             key: routing key and id of the sensor.
-            name: what was asked about.
-            at: the moment; None is now.
+            name: the name in the question.
+            at: the moment, epoch seconds; None is now.
+            live: the broker and the workers now; None if they were not queried.
         """
         facts = self._facts(key, live)
         if at is not None:
@@ -296,10 +309,10 @@ class Why:
         retention = retention_of(env, victoriametrics_state(env.influx_url))
         return retention if retention and at < retention.oldest() else None
 
-    # --- names nobody knows -----------------------------------------------
+    # --- unknown names ----------------------------------------------------
 
     def of_unknown(self, name: str, live: Live | None) -> Answer:
-        """What there is to say of a name that no reading had."""
+        """The answer for a name that no recorded sensor has."""
         names = {part for each in self.keys() for part in each if part}
         names |= {each.location for each in self._state.sensors if each.location}
         like = tuple(get_close_matches(name, sorted(names), n=_SUGGESTIONS))
@@ -343,7 +356,7 @@ class Why:
 
 
 def ask(settings: Settings, flows: Flows, name: str, at: float | None = None) -> Answer:
-    """Why it is so with a sensor, or was at a moment.
+    """Find the causes for a sensor, now or at a moment.
 
     Args:
         name: routing key, sensor id, location or MQTT topic.
@@ -363,7 +376,7 @@ def ask(settings: Settings, flows: Flows, name: str, at: float | None = None) ->
     if not keys:
         return why.of_unknown(name, live)
     answers = [why.answer(key, name, at, live) for key in keys[:_MOST_SENSORS]]
-    # those that are explained first; and of these, those with a hole
+    # explained answers first, and among them those with a gap
     best = min(answers, key=lambda each: (each.state != EXPLAINED, each.hole is None))
     others = tuple(
         _named(key)
@@ -374,7 +387,7 @@ def ask(settings: Settings, flows: Flows, name: str, at: float | None = None) ->
 
 
 def _now(live: Live, queues: frozenset[str]) -> dict[str, Any]:
-    """What :class:`Facts` has of the moment."""
+    """The fields of :class:`Facts` that come from the broker and the workers."""
     if live.depths is None:
         return {"queues_now": None, "broker": live.fault}
     reasons = {
@@ -393,7 +406,7 @@ def _now(live: Live, queues: frozenset[str]) -> dict[str, Any]:
 
 
 def _first(facts: Facts) -> float:
-    """The first moment that anything is known of."""
+    """The earliest time of which something is recorded, epoch seconds."""
     known = [facts.now]
     if sensor := facts.sensor:
         since = (sensor.number - 1) * sensor.usual_seconds
@@ -404,7 +417,7 @@ def _first(facts: Facts) -> float:
 
 
 def _named(key: tuple[str, str]) -> str:
-    """A sensor as people call it."""
+    """The name of a sensor in sentences."""
     routing_key, sensor_id = key
     if sensor_id in {"", tail_of(routing_key)}:
         return routing_key
