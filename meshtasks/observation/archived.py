@@ -1,5 +1,4 @@
-"""What the archive holds by day, whether it is sound, and sending its records through
-the mesh once more."""
+"""The archive by day, its verification, and the replay of its records."""
 
 from __future__ import annotations
 
@@ -37,24 +36,25 @@ from meshtasks.flows.loading import load_flows
 from meshtasks.flows.sinks import TIMESERIES
 from meshtasks.flows.timeseries_queries import retention_of, victoriametrics_state
 
-#: Small objects cost a round trip each, and several can be under way.
+#: Objects that are read at once: each small object costs a round trip.
 _READS_AT_ONCE = 8
-#: Messages that are published together.
+#: Messages of one publish.
 _BATCH = 500
-#: A broker that goes away is waited for so long, and tried so often.
+#: If the broker is unavailable, publishing is tried again for so long, at this
+#: interval.
 _PATIENCE_SECONDS, _AGAIN_SECONDS = 60.0, 0.5
 _DAMAGED_LINE = "a line is damaged; meshtasks archive verify names its object"
 
 
 @dataclass(slots=True)
 class ArchivedDay:
-    """What is archived of one domain and UTC date.
+    """The archived records of one domain and UTC date.
 
     Attributes:
-        objects: how many.
-        size_bytes: as stored.
+        objects: number of objects.
+        size_bytes: their size in the store.
         hours: UTC hours that have an object.
-        names: of the objects.
+        names: names of the objects.
     """
 
     objects: int = 0
@@ -65,18 +65,18 @@ class ArchivedDay:
 
 @dataclass(frozen=True, slots=True)
 class Calendar:
-    """What is archived, by UTC date and domain; a date without anything is not there.
+    """The archived records by UTC date and domain. Empty dates are left out.
 
     Attributes:
-        days: in order.
-        foreign: objects whose names the mesh does not give.
+        days: in order of date.
+        foreign: number of objects whose names are not of the mesh's form.
     """
 
     days: Mapping[date, Mapping[str, ArchivedDay]]
     foreign: int
 
     def gaps(self) -> list[date]:
-        """The dates between the first and the last that have nothing."""
+        """The dates between the first and the last without any object."""
         dates = list(self.days)
         if not dates:
             return []
@@ -88,11 +88,12 @@ class Calendar:
 def calendar_of(
     store: ObjectStore, period: Period, domains: Collection[str]
 ) -> Calendar:
-    """Look what is archived.
+    """List the archive by date and domain.
 
     Args:
-        period: whose hours.
-        domains: of these; of all if there are none.
+        store: the archive.
+        period: the hours to list.
+        domains: the domains to list; empty for all.
 
     Raises:
         SinkUnavailable: the store cannot be read.
@@ -116,8 +117,8 @@ def calendar_of(
 def checked(
     store: ObjectStore, objects: Iterable[Found]
 ) -> Generator[tuple[Found, Checked]]:
-    """Look into objects, in their order; several at once. Whoever takes no more of them
-    closes it.
+    """Check objects, several at once, and yield the results in their order. A caller
+    that stops early must close the generator.
 
     Raises:
         SinkUnavailable: the store cannot be read.
@@ -132,13 +133,13 @@ def checked(
 
 @dataclass(slots=True)
 class Verified:
-    """What was found by looking into objects.
+    """The results of checking objects.
 
     Attributes:
-        objects: that were looked at.
-        size_bytes: of all of them.
-        records: in all of them, by the object's name.
-        faults: what is wrong with objects, by name.
+        objects: number of objects checked.
+        size_bytes: their total size.
+        records: number of records by object name.
+        faults: faults of damaged objects, by object name.
     """
 
     objects: int = 0
@@ -147,7 +148,7 @@ class Verified:
     faults: dict[str, str] = field(default_factory=dict)
 
     def add(self, found: Found, checked: Checked) -> None:
-        """Note one."""
+        """Add the result of one object."""
         self.objects += 1
         self.size_bytes += found.info.size_bytes
         self.records[found.info.name] = checked.records
@@ -156,7 +157,7 @@ class Verified:
 
     @property
     def summary(self) -> str:
-        """All of it as a line."""
+        """The results in one line."""
         return (
             f"{self.objects:,} objects, {self.records.total():,} records, "
             f"{self.size_bytes / 1e6:.2f} MB: "
@@ -165,11 +166,12 @@ class Verified:
 
 
 class Router:
-    """Where records go.
+    """Decides to which queues archived records are replayed.
 
     Args:
-        to_queue: to this queue only; empty, to those that they once reached.
-        even_if_dropped: also those that the time-series store would drop.
+        to_queue: the only queue; empty for the queues that the records first reached.
+        even_if_dropped: also replay records that the time-series store would drop
+            because of its retention.
     """
 
     def __init__(
@@ -186,7 +188,8 @@ class Router:
         self._oldest = self._kept.oldest() if self._kept else -math.inf
 
     def ways(self, record: ArchivedRecord) -> list[tuple[str, str]] | str:
-        """Exchange and routing key that lead to each queue, or why there is no way."""
+        """The exchange and routing key that lead to each queue, or the reason why the
+        record is not replayed."""
         if self.to_queue:
             queues: tuple[str, ...] = (self.to_queue,)
         else:
@@ -210,7 +213,7 @@ class Router:
 
 
 class _Batch(NamedTuple):
-    """Records that are sent together: their messages, and how many by where to."""
+    """Records that are sent together: their messages, and their number by target."""
 
     messages: list[Outgoing]
     sent: Counter[str]
@@ -218,17 +221,20 @@ class _Batch(NamedTuple):
 
 @dataclass(slots=True)
 class ArchiveReplay:
-    """A replay, and what became of the records.
+    """A replay, its progress and its results.
 
     Attributes:
-        rate: records a second, at most.
-        stopping: ends it when it is set.
+        store: the archive.
+        period: records of these times are replayed.
+        router: finds their queues.
+        rate: records per second at most; None for no limit.
+        stopping: stops the replay when set.
         quiet: see :func:`replayed`.
-        dry: count, and send nothing.
-        sent: confirmed, by where to.
-        kept: not sent, by the reason.
-        damaged: what is wrong with objects, none of whose records was sent.
-        hour: all records of the hours before it are sent.
+        dry: count the records without sending them.
+        sent: confirmed records by target: the queue, or the first exchange.
+        kept: records that were not sent, by reason.
+        damaged: faults of damaged objects; none of their records was sent.
+        hour: the current hour; the records of all hours before it are sent.
     """
 
     store: ObjectStore
@@ -252,8 +258,9 @@ class ArchiveReplay:
         """Send the records of these objects.
 
         Args:
+            url: of the broker.
             objects: in the order of their hours.
-            report: is told how many objects are done, of how many, and a note.
+            report: called with the objects done, their total number, and a note.
 
         Raises:
             SinkUnavailable: the store cannot be read.
@@ -263,7 +270,7 @@ class ArchiveReplay:
         size = _BATCH if self.rate is None else max(1, min(_BATCH, int(self.rate / 4)))
         with closing(Publisher(url)) as publisher:
             for number, found in enumerate(objects, 1):
-                if self.stopping.is_set() or found.parsed is None:  # foreign, the last
+                if self.stopping.is_set() or found.parsed is None:  # foreign: last
                     return
                 self.hour = found.parsed.hour
                 for batch in self._batches(found.info.name, size):
@@ -274,7 +281,7 @@ class ArchiveReplay:
 
     @property
     def how_to_go_on(self) -> str:
-        """What was sent, and the option that sends the rest."""
+        """The number of sent records, and the option that sends the rest."""
         sent = f"{self.sent.total():,} records were sent"
         if self.hour is None:
             return sent
@@ -320,8 +327,8 @@ class ArchiveReplay:
             self.stopping.wait(max(0.0, rest))
 
     def _publish(self, publisher: Publisher, messages: list[Outgoing]) -> None:
-        """Publish messages. Once some were sent, a broker that goes away, as while its
-        cluster elects a leader, is waited for."""
+        """Publish messages. After a first success, an unavailable broker is retried:
+        the cluster may be electing a leader."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:
             try:
@@ -335,16 +342,17 @@ class ArchiveReplay:
 
 
 def replayed(record: ArchivedRecord, way: tuple[str, str], *, quiet: bool) -> Outgoing:
-    """The message that brings a record to a queue once more.
+    """The message that brings a record to a queue again.
 
-    Its headers hold where the record was first published, when it was made (the time
-    of a record without one of its own), and its id in the archive. It goes by an
-    exchange on which these headers are trusted (:mod:`meshtasks.amqp.delivery`).
+    Its headers hold the record's first exchange and routing key, its time (the
+    archive's for a record without one), and its id in the archive. It is published to
+    an exchange on which these headers are trusted (:mod:`meshtasks.amqp.delivery`).
 
     Args:
-        way: exchange and routing key that lead to its queue alone
+        record: the archived record.
+        way: exchange and routing key that lead to the target queue alone
             (:meth:`~meshtasks.amqp.topology.Topology.way_to`).
-        quiet: no alerts and no webhooks.
+        quiet: the message must cause no alert and no webhook.
     """
     table: dict[str, object] = {
         headers.ARCHIVED: record.id,
@@ -358,19 +366,20 @@ def replayed(record: ArchivedRecord, way: tuple[str, str], *, quiet: bool) -> Ou
         *way,
         record.record,
         message_id=record.id,
-        # AMQP's has whole seconds: what has them probably had one, and the alert
-        # manager tells alerts apart by it.
+        # AMQP timestamps are whole seconds. A record with whole seconds probably had
+        # this property, and the alert manager identifies alerts by it.
         timestamp=record.time if record.time.is_integer() else None,
         headers=table,
     )
 
 
 def way_back(topology: Topology) -> Callable[[str, str], tuple[str, ...]]:
-    """A function that gives the queues of the mesh that a record of this exchange and
-    routing key goes to; none if no binding leads to one.
+    """Return a function that finds the mesh's queues for a first exchange and routing
+    key; its result is empty if no binding leads to a queue.
 
-    What devices published to one of the broker's own exchanges goes where the exchange
-    behind it leads to: other devices listen there.
+    Messages of devices were published to an exchange of the broker, such as
+    ``amq.topic``. They are replayed to the exchange that is bound to it, because other
+    devices subscribe to the first one.
     """
     declared = {each.name for each in topology.exchanges} - {ARCHIVE_EXCHANGE}
 

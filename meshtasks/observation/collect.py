@@ -1,5 +1,4 @@
-"""Asks a running mesh what there is to be seen of it: the broker, and the workers by
-Celery's remote control."""
+"""Query a running mesh: the broker, and the workers by Celery's remote control."""
 
 from __future__ import annotations
 
@@ -22,10 +21,11 @@ from meshtasks.flows.archive.objects import archived_objects, open_store
 from meshtasks.observation.event_monitor import EventMonitor, Seen
 from meshtasks.worker.broker import new_app
 
-#: The broker counts anew so often; asking is what costs it most.
+#: The broker updates its statistics at this interval; reading them is the expensive
+#: part of a snapshot.
 _STATISTICS_SECONDS = 5.0
 _ASK_SECONDS = 5.0
-#: How long workers have to reply.
+#: Time for workers to reply.
 _WAIT_SECONDS = 1.0
 
 
@@ -34,12 +34,14 @@ class QueueState:
     """One queue.
 
     Attributes:
+        name: its name.
         ready: messages waiting.
-        consumers: who consumes it.
-        unacked: messages that consumers hold; up to five seconds old. None where
-            the management API does not answer, as the rates.
-        in_per_second: messages that came in.
-        out_per_second: messages that were acknowledged.
+        consumers: number of consumers.
+        unacked: messages delivered and not acknowledged, up to five seconds old. It and
+            the fields below are None if the management API is unavailable.
+        messages_in: messages published to it since the start of the broker.
+        in_per_second: messages published to it per second.
+        out_per_second: messages acknowledged per second.
     """
 
     name: str
@@ -52,7 +54,7 @@ class QueueState:
 
     @property
     def is_unused(self) -> bool:
-        """Nothing is in it, and nothing has passed through."""
+        """Whether it is empty and no message has passed through it."""
         return not (self.ready or self.unacked or self.messages_in)
 
 
@@ -66,15 +68,17 @@ class ArchiveState:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The mesh at one moment; what could not be found out is None or empty.
+    """The mesh at one moment; what is not known is None or empty.
 
     Attributes:
         taken_at: epoch seconds.
         queues: those of topology.yaml, in its order.
         retry: messages waiting, by the retry queue's seconds.
-        dead_letter_queue: name of the one among ``queues`` where dead letters end.
-        points: field values that the time-series store has taken.
-        faults: what does not answer, for people.
+        dead_letter_queue: name of the dead-letter queue among ``queues``.
+        points: field values that the time-series store has written.
+        archive: objects and bytes of the archive.
+        seen: events counted since the start.
+        faults: what is unavailable, in sentences.
     """
 
     taken_at: float
@@ -88,11 +92,11 @@ class Snapshot:
 
     @property
     def dead_letters(self) -> int:
-        """How many wait in the dead-letter queue."""
+        """The number of messages in the dead-letter queue."""
         return sum(q.ready for q in self.queues if q.name == self.dead_letter_queue)
 
     def is_waiting(self, queue: QueueState) -> bool:
-        """Whether messages wait in it that nobody takes, and somebody should."""
+        """Whether a queue has messages and no consumer; never for dead letters."""
         return bool(queue.ready and not queue.consumers) and (
             queue.name != self.dead_letter_queue
         )
@@ -101,16 +105,16 @@ class Snapshot:
 class Collector:
     """Takes snapshots of the mesh that these settings describe.
 
-    One fault hides only what depends on it: without the management API there are
-    no rates, and so on.
+    If one service is unavailable, only its data is missing: without the management API
+    there are no rates.
 
     Args:
-        management_url: of RabbitMQ's management pages; by default port 15672 of
-            the broker's host.
-        points: gives the number of values that the time-series store has taken;
-            raises OSError when it does not answer.
-        whole: with what passes by, and the size of the archive, which takes a look at
-            every object of it.
+        management_url: URL of RabbitMQ's management API; by default port 15672 of the
+            broker's host.
+        points: returns the number of values that the time-series store has written;
+            raises OSError if the store is unavailable.
+        whole: also count events and the objects of the archive; the latter lists every
+            object.
     """
 
     def __init__(
@@ -148,15 +152,15 @@ class Collector:
             self._store.close()
 
     def wait_watching(self, within_seconds: float) -> bool:
-        """Wait until all that passes is seen; whether it is."""
+        """Wait until all events are seen. Return whether that is so in time."""
         return self._monitor.wait_open(within_seconds)
 
     def seen(self) -> Seen:
-        """What has passed since the start."""
+        """What was seen since the start."""
         return self._monitor.seen()
 
     def snapshot(self) -> Snapshot:
-        """The mesh now; takes about 50 ms."""
+        """The mesh now; takes about 50 ms. Faults are in the snapshot."""
         faults: list[str] = []
         depths: dict[str, Depth] = {}
         active: Mapping[str, QueueActivity] = {}
@@ -202,11 +206,11 @@ class Collector:
         )
 
     def activity(self) -> dict[str, QueueActivity]:
-        """What has gone on in each queue, by the broker's own statistics.
+        """Statistics of each queue from the management API.
 
         Raises:
             Transient: the management API cannot be reached.
-            ConfigError: it refuses the account or the virtual host.
+            ConfigError: the API refuses the account or the virtual host.
         """
         found = activity(self._url, self._management_url)
         for name, queue in self._topology.partitioned.items():
@@ -215,13 +219,13 @@ class Collector:
         return found
 
     def depths(self) -> dict[str, Depth]:
-        """Ready messages and consumers of each queue there is, retry queues included.
+        """Ready messages and consumers of each existing queue, with the retry queues.
 
-        Exact and of this moment, unlike the management API's numbers.
+        The numbers are exact and current, unlike those of the management API.
 
         Raises:
             Transient: the broker cannot be reached.
-            ConfigError: it refuses the account or the virtual host.
+            ConfigError: the broker refuses the account or the virtual host.
         """
         with self._broker as broker:  # closes the connection after a fault
             connection = self._connection
@@ -256,10 +260,11 @@ class WorkerAnswer(NamedTuple):
     """The state of a worker.
 
     Attributes:
+        name: its node name.
         consuming: queues that it consumes.
-        resting: queues that are paused, because a circuit is open.
-        down: sink → its last error.
-        half_open: those of them that a batch is trying.
+        resting: queues that are paused because a circuit is open.
+        down: last error of each sink whose circuit is not closed, by sink.
+        half_open: those of these sinks that a batch is testing.
     """
 
     name: str
@@ -270,12 +275,12 @@ class WorkerAnswer(NamedTuple):
 
     @property
     def faults(self) -> str:
-        """Why each sink is down, in a line."""
+        """The error of each unavailable sink, in one line."""
         return "; ".join(f"{sink}: {why}" for sink, why in self.down.items())
 
 
 def ask_workers(url: str) -> list[WorkerAnswer]:
-    """Ask all; takes a second. One that is too busy to answer is left out.
+    """Ask all workers; takes a second. A worker too busy to answer is left out.
 
     Raises:
         Transient: the broker cannot be reached.
@@ -296,7 +301,7 @@ def ask_workers(url: str) -> list[WorkerAnswer]:
 
 
 def circuit_lines(answers: Iterable[WorkerAnswer]) -> list[str]:
-    """A line for each open circuit, with the workers that it is open in."""
+    """A line for each sink whose circuit is open, with the workers that opened it."""
     finders: dict[str, list[WorkerAnswer]] = {}
     for answer in answers:
         for sink in answer.down:
@@ -327,7 +332,7 @@ def _answers(replies: Iterable[Mapping[str, Any]]) -> Iterable[WorkerAnswer]:
 
 
 def attention(snapshot: Snapshot, answers: list[WorkerAnswer]) -> list[str]:
-    """What needs attention; dead letters and retries are no part of it."""
+    """Lines about what needs attention. Dead letters and retries are not included."""
     lines = [*snapshot.faults, *circuit_lines(answers)]
     rests = {queue for answer in answers for queue in answer.resting}
     lines += [
@@ -339,10 +344,10 @@ def attention(snapshot: Snapshot, answers: list[WorkerAnswer]) -> list[str]:
 
 
 class WorkerPoll:
-    """Asks the workers every few seconds, in a thread of its own.
+    """Asks the workers every five seconds, in a thread of its own.
 
     Attributes:
-        answers: the last ones; none while the broker is away.
+        answers: the latest answers; empty while the broker is unavailable.
     """
 
     def __init__(self, url: str) -> None:
@@ -363,6 +368,6 @@ class WorkerPoll:
             try:
                 self.answers = ask_workers(self._url)
             except Transient:
-                self.answers = []  # the snapshot says that the broker is away
+                self.answers = []  # the snapshot reports the broker's fault
             if self._stopping.wait(_ASK_SECONDS):
                 return

@@ -1,5 +1,6 @@
-"""What a message would meet: queues, handlers, and what their flows have for it; and
-what to add to the configuration, so that a message is taken that nobody takes."""
+"""Follow a message through the configuration: the queues it reaches, their handlers,
+and the details of their flows. For a message without a queue, find what to add.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +35,12 @@ from meshtasks.flows.inference.handler import run_models
 from meshtasks.flows.loading import Flows
 from meshtasks.records.kinds import KINDS
 
-#: Routes that an alert may take: name → receivers. More than one where it depends on
-#: labels that only the alert has.
+#: The routes that an alert may take: receivers by the route's name. There are several
+#: if the choice depends on labels that only the alert has.
 Routes = Mapping[str, tuple[str, ...]]
 
 
-#: Names of kinds, of units' fields, and of YAML that needs no quotes.
+#: Kinds that a new queue may have, and YAML texts that need no quotes.
 _KIND = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _LONGEST_BYTES = 255
@@ -50,9 +51,15 @@ class Reached:
     """A queue that the message reaches.
 
     Attributes:
-        handler: its function, and what that does; empty without a handler.
-        details: of its flow, each with the routes of the alert that may come of it.
-        partitions: it is made of so many, of which the routing key chooses one.
+        queue: its name.
+        flow: name of its flow; empty without a handler.
+        handler: module and name of its handler; empty without one.
+        does: the first line of the handler's docstring.
+        sinks: names of the handler's sinks.
+        details: what its flow does with the message, each with the routes of the alert
+            that it may cause.
+        partitions: number of the queue's partitions, of which the routing key selects
+            one; 0 if it has none.
     """
 
     queue: str
@@ -64,7 +71,7 @@ class Reached:
     partitions: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data; every kind of detail is a list of its own."""
+        """The queue as JSON data; each kind of detail is a list."""
         found: dict[str, Any] = {
             "queue": self.queue,
             "partitions": self.partitions,
@@ -87,13 +94,16 @@ class Reached:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What a message with this routing key would meet.
+    """What happens to a message with this routing key.
 
     Attributes:
-        unroutable: no binding matches, and an alternate exchange takes it to the
-            dead letters.
-        archived_one_in: one record in so many is archived; 0 is none.
-        archive_queue: by way of this queue.
+        exchange: where it is published; empty for the default exchange.
+        routing_key: its routing key.
+        unroutable: no binding matches, so an alternate exchange routes it to the
+            dead-letter queue.
+        queues: the queues that it reaches, by name.
+        archived_one_in: one record in this many is archived; 0 means none.
+        archive_queue: the queue of the archive that its records take; may be empty.
     """
 
     exchange: str
@@ -104,11 +114,11 @@ class Explanation:
     archive_queue: str
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """The explanation as JSON data."""
         return asdict(self) | {"queues": [queue.as_json() for queue in self.queues]}
 
     def lines(self, urls: Collection[str]) -> Iterator[str]:
-        """Lines for a terminal.
+        """The explanation as lines of text.
 
         Args:
             urls: names of the receivers that have a URL.
@@ -127,8 +137,9 @@ class Explanation:
 
 
 def exchanges_for(topology: Topology, routing_key: str) -> list[str]:
-    """The exchanges at which such a message is at home: those that a binding with
-    its first word leads on from, or whose name begins with that word."""
+    """The exchanges where a message with this routing key belongs: those with a
+    matching binding that begins with its first word, else those whose name begins with
+    it."""
     domain = routing_key.partition(".")[0]
     named = {exchange.name for exchange in topology.exchanges}
     bound = {
@@ -142,7 +153,7 @@ def exchanges_for(topology: Topology, routing_key: str) -> list[str]:
 
 
 def is_known(topology: Topology, exchange: str) -> bool:
-    """Whether a message can be published there."""
+    """Whether a message can be published to the exchange."""
     return exchange in PREDECLARED_EXCHANGES or any(
         each.name == exchange for each in topology.exchanges
     )
@@ -216,7 +227,7 @@ def _reached(
 
 
 def _routes(policy: AlertPolicy, labels: Mapping[str, str]) -> Routes:
-    """The routes an alert with these labels may take; it has others besides."""
+    """The routes that an alert with these labels may take. It has more labels."""
     found: dict[str, tuple[str, ...]] = {}
     for route in policy.routes:
         known = [matcher for matcher in route.match if matcher.name in labels]
@@ -256,13 +267,12 @@ def _lines(reached: Reached, urls: Collection[str]) -> Iterator[str]:
 
 
 class Addition(NamedTuple):
-    """Lines for a configuration file.
+    """Lines to add to a configuration file.
 
     Attributes:
         file: its name in the configuration directory.
-        below: the line of the file that they go right below; empty if they go to its
-            end.
-        lines: as they stand there.
+        below: the line of the file after which they are inserted; empty to append them.
+        lines: the lines, indented as needed.
     """
 
     file: str
@@ -271,8 +281,8 @@ class Addition(NamedTuple):
 
 
 def _addition(settings: Settings, name: str, key: str, *lines: str) -> Addition:
-    """Lines below a key of a file as its owner has written it, indented as what is
-    there; with the key where the file has none."""
+    """Lines to insert below a key of a file, indented like the lines that follow it. If
+    the file lacks the key, the lines contain it."""
     written = settings.env.config_file(name).read_text(encoding="utf-8").splitlines()
     head = next((x for x in written if re.match(rf"{key}\s*:", x)), None)
     if head is None:
@@ -288,7 +298,7 @@ def _addition(settings: Settings, name: str, key: str, *lines: str) -> Addition:
 
 
 def fault_of_key(routing_key: str) -> str | None:
-    """Why nothing can be published with this routing key; None if it can."""
+    """Why a routing key cannot be used; None if it can."""
     if not routing_key:
         return "a message for a topic exchange needs a routing key"
     try:
@@ -303,11 +313,13 @@ def fault_of_key(routing_key: str) -> str | None:
 def additions_for(
     settings: Settings, routing_key: str, body: bytes
 ) -> Iterator[Addition]:
-    """What to add so that such a message is taken: an exchange where its domain has
+    """What to add so that a message reaches a queue: an exchange if its domain has
     none, a queue with its binding, and for a reading the flow and the kind.
 
     Args:
-        routing_key: that no queue is bound for; see :func:`fault_of_key`.
+        routing_key: a key that no queue is bound for and that :func:`fault_of_key`
+            accepts.
+        body: the message; it shows whether its records are readings.
     """
     topology = settings.read(TOPOLOGY)
     words = routing_key.split(".")
@@ -335,8 +347,8 @@ def additions_for(
 
 
 def in_the_way(topology: Topology, routing_key: str) -> list[str]:
-    """Patterns by which such a message of a device becomes a dead letter, whoever else
-    takes it: they are there for names that are nearly those of the mesh."""
+    """Bindings that make a dead letter of this message of a device even if a queue
+    takes it. They exist to report names that are nearly those of the mesh."""
     return [
         binding.routing_key
         for binding in topology.bindings
@@ -368,7 +380,7 @@ def _bindings(
 
 
 def _free(name: str, topology: Topology) -> str:
-    """A name that no queue has."""
+    """A queue name that is not in use."""
     if name.startswith("amq.") or is_reserved(name):
         name = f"any.{name}"
     taken, number = {each.name for each in topology.all_queues}, 2
@@ -386,7 +398,8 @@ def _free_exchange(word: str, topology: Topology) -> str:
 
 
 def _unit_of(body: bytes) -> str | None:
-    """The unit of what may be a reading; None if it is none."""
+    """The unit of a message that may be a reading, ``"1"`` if it has none; None for
+    another message."""
     try:
         record: Any = from_json(body)
     except ValueError:
@@ -403,6 +416,7 @@ def _unit_of(body: bytes) -> str | None:
 
 
 def _yaml(text: str) -> str:
-    """A text as YAML has it; ``no`` and ``on`` are none without quotes."""
+    """A text as a YAML scalar; quoted if YAML would read it as another type
+    (``no``)."""
     is_plain = _PLAIN.fullmatch(text) and yaml.safe_load(text) == text
     return text if is_plain else json.dumps(text)

@@ -1,4 +1,4 @@
-"""What a report is made of: found in the dataset and the archive."""
+"""Find the contents of a report in the dataset and the archive."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from meshtasks.records.timestamps import utc_of
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-#: Names the views that :func:`facts_of` needs.
+#: Names of the views that :func:`facts_of` needs.
 VIEWS = "readings, events"
 
-#: Spans that a point of a curve may stand for, seconds; the smallest that gives at
-#: most so many points.
+#: Intervals that a point of a curve may stand for, in seconds. The smallest is used
+#: with which the curve has at most this many points.
 _SPANS = (1, 5, 15, 60, 300, 600, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400)
 _POINTS = 170
-#: A sensor that is silent for so many times its usual pause leaves a gap.
+#: A pause longer than so many usual pauses leaves a gap in the curve.
 _GAP_FACTOR = 3.0
 
-#: Shortest period that a report is about.
+#: Shortest period of a report.
 _SHORTEST = timedelta(minutes=2)
 
 _FIRST_KINDS = ("temperature", "humidity")
@@ -40,7 +40,7 @@ _FIRST_KINDS = ("temperature", "humidity")
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """What the report is about.
+    """The time that a report covers.
 
     Attributes:
         start: its beginning, in the report's time zone.
@@ -52,27 +52,27 @@ class Period:
 
     @property
     def seconds(self) -> float:
-        """How long it is."""
+        """The duration."""
         return (self.end - self.start).total_seconds()
 
     def share(self, moment: datetime) -> float:
-        """Where in the period a moment is: 0 at its start, 1 at its end; a moment
-        outside is at the nearer end."""
+        """The position of a moment in the period: 0 at the start, 1 at the end. A
+        moment outside gets the nearer end."""
         share = (moment - self.start).total_seconds() / self.seconds
         return min(max(share, 0.0), 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One kind of reading in one room; each point stands for a span of time.
+    """One kind of reading in one room; each point stands for an interval.
 
     Attributes:
-        kind: as ``temperature``.
-        unit: of all values.
-        times: of the points, ascending.
-        means: mean of the readings around each point; None is a gap.
-        lows: smallest of them.
-        highs: largest of them.
+        kind: such as ``temperature``.
+        unit: unit of all values.
+        times: the middles of the intervals, ascending.
+        means: mean of the readings of each interval; None is a gap.
+        lows: smallest reading of each interval.
+        highs: largest reading of each interval.
     """
 
     kind: str
@@ -85,14 +85,14 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """One day of a room and kind.
+    """One kind of reading in one room on one day.
 
     Attributes:
-        kind: as ``temperature``.
-        unit: of the values.
-        day: in the report's zone.
+        kind: such as ``temperature``.
+        unit: unit of the values.
+        day: the date in the report's time zone.
         low: smallest reading.
-        mean: of all readings.
+        mean: mean of all readings.
         high: largest reading.
     """
 
@@ -106,12 +106,12 @@ class Day:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """A room: a location, or a sensor that gives none.
+    """A room: a location, or the id of a sensor without one.
 
     Attributes:
-        name: as published.
+        name: the location or the id, as published.
         curves: one for each kind.
-        days: the same day by day.
+        days: days of each kind.
     """
 
     name: str
@@ -121,11 +121,12 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """From the beginning of an alert to its end.
+    """One time that an alert was active.
 
     Attributes:
-        end: None while it goes on.
-        message: the last one published.
+        start: when it began.
+        end: when it ended; None while the alert is active.
+        message: the last message published.
     """
 
     start: datetime
@@ -135,7 +136,7 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class AlertHistory:
-    """All of one alert in the period."""
+    """The episodes of one alert in the period."""
 
     title: str
     severity: Severity
@@ -143,18 +144,18 @@ class AlertHistory:
 
     @property
     def goes_on(self) -> bool:
-        """Whether it is not over."""
+        """Whether the alert is active."""
         return self.episodes[-1].end is None
 
     @property
     def latest_start(self) -> datetime:
-        """When it began last."""
+        """When the last episode began."""
         return self.episodes[-1].start
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveShare:
-    """What the archive has of one domain."""
+    """The part of the archive that belongs to one domain."""
 
     domain: str
     objects: int
@@ -163,11 +164,11 @@ class ArchiveShare:
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """The archive and how it grows.
+    """The size of the archive and its growth.
 
     Attributes:
-        bytes_by_day: of the records of each UTC date of the period.
-        shares: everything it holds, by domain, largest first.
+        bytes_by_day: bytes of each UTC date of the period.
+        shares: all objects by domain, largest first.
     """
 
     bytes_by_day: dict[date, int]
@@ -175,13 +176,13 @@ class Archive:
 
     @property
     def size_bytes(self) -> int:
-        """Of all its objects."""
+        """The size of all objects."""
         return sum(share.size_bytes for share in self.shares)
 
 
 @dataclass(frozen=True, slots=True)
 class ReportFacts:
-    """What a report shows of the house and the archive."""
+    """The contents of a report."""
 
     period: Period
     readings: int
@@ -193,11 +194,13 @@ class ReportFacts:
 def facts_of(
     database: DuckDBPyConnection, store: ObjectStore, days: int, now: datetime
 ) -> ReportFacts:
-    """What the report of the last so many days is made of.
+    """Find the contents of a report.
 
     Args:
-        database: has the :data:`VIEWS`.
-        now: the end of the period.
+        database: a connection with the :data:`VIEWS`.
+        store: the archive.
+        days: length of the period.
+        now: end of the period.
 
     Raises:
         SinkUnavailable: the store cannot be read.
@@ -215,18 +218,18 @@ def facts_of(
 
 
 def rooms_of(database: DuckDBPyConnection, now: datetime) -> tuple[Room, ...]:
-    """The curves of every room, of the last 24 hours.
+    """The rooms of the last 24 hours with their curves and days.
 
     Args:
-        database: has the :data:`VIEWS`.
-        now: the end of the period.
+        database: a connection with the :data:`VIEWS`.
+        now: end of the period.
     """
     return _rooms_of(database, _period_of(database, 1, now))
 
 
 def _period_of(database: DuckDBPyConnection, days: int, now: datetime) -> Period:
-    """The last so many days up to now, in the database's time zone; of a mesh that
-    is younger, its life."""
+    """The last ``days`` days up to now, in the database's time zone. If the mesh is
+    younger, the period begins with its first record."""
     (row,) = database.sql("SELECT current_setting('TimeZone')").fetchall()
     end = now.astimezone(ZoneInfo(row[0]))
     wanted = Period(end - timedelta(days=days), end)
@@ -243,7 +246,7 @@ def _period_of(database: DuckDBPyConnection, days: int, now: datetime) -> Period
 
 
 def _rooms_of(database: DuckDBPyConnection, period: Period) -> tuple[Room, ...]:
-    """Every room's curves and days, rooms by name."""
+    """Curves and days of every room, by name."""
     zone = period.end.tzinfo
     span = next(s for s in (*_SPANS, 10 * _SPANS[-1]) if period.seconds / s <= _POINTS)
     middle_of_span = "floor(epoch(time) / $3) * $3 + $3 / 2"
@@ -267,7 +270,7 @@ def _rooms_of(database: DuckDBPyConnection, period: Period) -> tuple[Room, ...]:
 def _alerts_of(
     database: DuckDBPyConnection, period: Period
 ) -> tuple[AlertHistory, ...]:
-    """Every alert of the period, those that go on and the latest first."""
+    """Every alert of the period: active ones first, then by their latest start."""
     rows = _rows_of(
         database,
         "SELECT epoch(time), record FROM events WHERE domain = 'alerts' "
@@ -278,7 +281,7 @@ def _alerts_of(
     for seconds, record in rows:
         try:
             alert = Alert.model_validate_json(record)
-        except ValidationError:  # anyone may publish anything; it is in the archive
+        except ValidationError:  # any client may publish here; the archive has it
             continue
         moment = utc_of(seconds).astimezone(period.end.tzinfo)
         news[alert.fingerprint].append((moment, alert))
@@ -312,10 +315,11 @@ def _rows_of(
 def _by_room_and_kind(
     database: DuckDBPyConnection, part: str, period: Period, *more: float
 ) -> dict[str, dict[str, list[tuple[Any, ...]]]]:
-    """Unit, part, mean, smallest and largest value of each part of the period.
+    """Unit, part, mean, smallest and largest value of each part of the period, by room
+    and kind.
 
     Args:
-        part: what tells parts apart, as SQL.
+        part: SQL expression that identifies the part of a row.
     """
     rows = _rows_of(
         database,
@@ -357,7 +361,7 @@ def _curve(kind: str, rows: Sequence[tuple[Any, ...]], span: int, zone: Any) -> 
 def _with_gaps(
     points: Sequence[tuple[float, ...]], span: int
 ) -> Iterator[tuple[float, float | None, float | None, float | None]]:
-    """The points (time, mean, low, high), and one of None in every long pause."""
+    """The points (time, mean, low, high), with a point of None in each long pause."""
     pauses = [after[0] - before[0] for before, after in pairwise(points)]
     longest = _GAP_FACTOR * median(pauses or [span])
     last: float | None = None
@@ -369,7 +373,7 @@ def _with_gaps(
 
 
 def _history(news: Sequence[tuple[datetime, Alert]], period: Period) -> AlertHistory:
-    """What was published of one alert, in order of time, as episodes."""
+    """The episodes of one alert, from its messages in order of time."""
     episodes: list[Episode] = []
     start: datetime | None = None
     for moment, alert in news:

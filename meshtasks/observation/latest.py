@@ -1,4 +1,4 @@
-"""The latest value of every sensor, from copies of what is published."""
+"""The latest value of every sensor, from copies of published messages."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from meshtasks.records.kinds import KindsConfig
 from meshtasks.records.timestamps import InvalidTimestamp, any_moment
 from meshtasks.state.sensor_activity import BATTERY, BATTERY_LOW, FULL_PERCENT, Sensor
 
-#: Sensors that are remembered; those that were silent longest are forgotten.
+#: Sensors kept; beyond this the least recently updated are dropped.
 _MOST_SENSORS = 10_000
-#: Messages that are kept of a routing key, how much of each, and of how many keys.
+#: Messages kept per routing key, bytes kept of each, and routing keys kept.
 _RAW, _RAW_BYTES, _MOST_RAW = 10, 1_000, 2_000
-#: Of a sensor whose rhythm nobody has noted.
+#: Longest usual pause of a sensor whose interval is not known, seconds.
 UNKNOWN_GAP_SECONDS = 3 * 3600.0
-#: What readings and events say of the battery of their device, beside the value.
+#: Fields of readings and events with the battery level of their device, percent.
 _LEVELS = ("battery", "battery_percent", "battery_level")
 
 
 class SensorKey(NamedTuple):
-    """What tells one row of values from another."""
+    """The key of a sensor's values."""
 
     room: str
     kind: str
@@ -38,14 +38,14 @@ class SensorKey(NamedTuple):
 
 
 class LatestValue(NamedTuple):
-    """The last reading of a sensor.
+    """The latest reading of a sensor.
 
     Attributes:
         value: in ``unit``.
-        unit: the kind's canonical unit, if there is one.
+        unit: the kind's canonical unit, if it has one.
         at: when it was read or published, epoch seconds.
-        routing_key: it was published with.
-        gap_seconds: a longer silence is none of its usual pauses.
+        routing_key: routing key of its message.
+        gap_seconds: the sensor's longest usual pause.
     """
 
     value: float
@@ -55,12 +55,12 @@ class LatestValue(NamedTuple):
     gap_seconds: float = UNKNOWN_GAP_SECONDS
 
     def is_silent(self, now: float) -> bool:
-        """Whether it is silent for longer than usual."""
+        """Whether the sensor is silent for longer than usual."""
         return is_silent(self.at, self.gap_seconds, now)
 
 
 class RawMessage(NamedTuple):
-    """A message as it came, shortened; at epoch seconds."""
+    """A message as it came, its body truncated; ``at`` in epoch seconds."""
 
     at: float
     body: bytes
@@ -76,7 +76,7 @@ class LatestValues:
         self._lock = threading.Lock()
 
     def see(self, message: Message, now: float) -> None:
-        """Take the readings of a message; what is none is passed over."""
+        """Add the readings of a message; other records are ignored."""
         self._keep(message, now)
         try:
             document = from_json(message.body)
@@ -92,7 +92,7 @@ class LatestValues:
         self.add(readings)
 
     def add(self, readings: Iterable[Reading]) -> None:
-        """Take readings; one that is older than what is known is passed over."""
+        """Add readings; a reading older than the known one is ignored."""
         with self._lock:
             for reading in readings:
                 room = reading.location or reading.sensor_id
@@ -109,7 +109,7 @@ class LatestValues:
                 self._values.popitem(last=False)
 
     def know(self, sensors: Iterable[Sensor]) -> None:
-        """Take what is known of sensors already."""
+        """Add sensors from the state, with their usual intervals."""
         with self._lock:
             for sensor in sensors:
                 if sensor.value is None or not sensor.time:
@@ -125,7 +125,7 @@ class LatestValues:
                 self._values[key] = latest._replace(gap_seconds=sensor.gap_seconds)
 
     def raw(self, routing_key: str) -> list[RawMessage]:
-        """The last messages with a routing key; the latest first."""
+        """The last messages with a routing key, newest first."""
         with self._lock:
             return list(reversed(self._raw.get(routing_key, ())))
 
@@ -138,14 +138,14 @@ class LatestValues:
                 self._raw.popitem(last=False)
 
     def values(self) -> dict[SensorKey, LatestValue]:
-        """All of them, by room, kind and sensor."""
+        """All values by room, kind and sensor."""
         with self._lock:
             return dict(self._values)
 
 
 def _moment(record: Any, now: float) -> float:
-    """When a record was made, epoch seconds: by its own time, unless that is none, or
-    yet to come."""
+    """The time of a record, epoch seconds; now if it has none, an invalid one, or one
+    in the future."""
     stamp = record.get("timestamp") if isinstance(record, dict) else None
     if stamp is not None:
         with suppress(InvalidTimestamp, OverflowError):
@@ -154,7 +154,7 @@ def _moment(record: Any, now: float) -> float:
 
 
 def _batteries(record: Any, routing_key: str, time_ms: int) -> Iterator[Reading]:
-    """What a record says of the battery of its device."""
+    """The battery values of a record, as readings."""
     if not isinstance(record, dict):
         return
     named, location = record.get("sensor_id"), record.get("location")
@@ -163,7 +163,7 @@ def _batteries(record: Any, routing_key: str, time_ms: int) -> Iterator[Reading]
     room = location if isinstance(location, str) and location.strip() else None
     level = next((record[name] for name in _LEVELS if name in record), None)
     low = record.get(BATTERY_LOW)
-    if isinstance(level, bool):  # of a binary sensor: it is low
+    if isinstance(level, bool):  # a binary sensor: true means low
         level, low = None, level
     what = sensor_id, room
     if isinstance(level, int | float) and 0 <= level <= FULL_PERCENT:
