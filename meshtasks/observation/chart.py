@@ -1,4 +1,4 @@
-"""What a chart shows, and the chart of a query's rows; nothing is drawn here."""
+"""The data of a chart, and the chart of a query's rows; this module draws nothing."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from datetime import UTC, date, datetime, time, tzinfo
 from pathlib import Path
 from typing import Any, Literal
 
-#: CSS of the page around charts; it follows the reader's light or dark setting.
+#: CSS of a page with charts; it follows the reader's light or dark setting.
 STYLE = Path(__file__).with_name("chart.css").read_text(encoding="utf-8")
 
-#: More lines than this cannot be told apart.
+#: More series than this cannot be told apart.
 SERIES_LIMIT = 8
 
-#: How a chart is drawn: lines over moments or numbers, or bars side by side.
+#: Kind of the x axis: lines over times or numbers, or bars side by side.
 Axis = Literal["time", "number", "category"]
 
 
@@ -23,11 +23,11 @@ class Series:
     """One line, or one set of bars.
 
     Attributes:
-        name: its text in the legend; may be blank if there is one series only.
+        name: its text in the legend; may be blank for a single series.
         values: one for each point of the x axis; None leaves a gap.
-        low: smallest of what each value stands for, to draw a band.
-        high: largest of it.
-        slot: its colour, 1 to :data:`SERIES_LIMIT`.
+        low: smallest reading that each value stands for, to draw a band.
+        high: largest reading that each value stands for.
+        slot: number of its colour, 1 to :data:`SERIES_LIMIT`.
     """
 
     name: str
@@ -42,15 +42,15 @@ class Chart:
     """A chart.
 
     Attributes:
-        title: what it shows, for a heading and for those who cannot see it.
-        axis: of the x axis.
+        title: what the chart shows, as heading and for screen readers.
+        axis: kind of the x axis.
         x: its points, ascending unless they are categories: aware datetimes, numbers
             or texts.
-        series: what is drawn.
-        unit: of all values; blank if they have none.
-        span: least height of the y axis, in that unit, so that noise stays small.
-        x_range: what the x axis covers if not just its points, so that charts side
-            by side can be compared; as positions.
+        series: the lines or sets of bars.
+        unit: unit of all values; blank if they have none.
+        span: least height of the y axis, in that unit, so that noise looks small.
+        x_range: first and last position of the x axis, if wider than its points, so
+            that charts side by side can be compared; in units of :attr:`positions`.
     """
 
     title: str
@@ -68,13 +68,13 @@ class Chart:
 
     @property
     def zone(self) -> tzinfo | None:
-        """Time zone of the times on its x axis."""
+        """Time zone of the times on the x axis; None if it shows no times."""
         first = self.x[0] if self.x else None
         return first.tzinfo if isinstance(first, datetime) else None
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Smallest and largest value; (0, 1) if there is none."""
+        """Lower and upper bound of the y axis; (0, 1) if there is no value."""
         values = [
             value
             for series in self.series
@@ -90,7 +90,8 @@ class Chart:
         return low - missing / 2, high + missing / 2
 
     def reading(self, index: int, time_format: str) -> list[str]:
-        """The values of one point, and where it is; none if nothing is there."""
+        """The lines of text for one point: its position and its values. The list is
+        empty if it has no value."""
         match self.x[index]:
             case datetime() as moment:
                 where = moment.strftime(time_format)
@@ -112,7 +113,7 @@ class Chart:
         return lines if lines != [where] else []
 
     def in_words(self) -> str:
-        """The chart for those who cannot see it."""
+        """The chart as sentences, for screen readers."""
         sentences = [self.title]
         for series in self.series:
             values = [value for value in series.values if value is not None]
@@ -127,7 +128,7 @@ class Chart:
 
 
 def number_text(value: float, unit: str = "") -> str:
-    """A value for people: ``21.4 °C``."""
+    """A value with its unit as text: ``21.4 °C``."""
     size = abs(value)
     decimals = 0 if size >= 1000 or value == int(value) else 1 if size >= 1 else 3  # noqa: PLR2004
     text = f"{value:,.{decimals}f}".replace("-", "\N{MINUS SIGN}")
@@ -144,39 +145,40 @@ def _position(index: int, x: datetime | float | str) -> float:
             return float(x)
 
 
-#: Rows beyond which a chart shows nothing that fewer would not.
+#: Rows above this add nothing visible to a chart.
 ROWS_LIMIT = 50_000
-#: Bars beyond which their names cannot be read.
+#: With more bars than this their names cannot be read.
 _BARS_LIMIT = 60
-#: Numbers beyond it are left out, as are those that are not finite.
+#: Larger numbers are left out, and so are infinity and NaN.
 _LARGEST = 1e300
 
 _FEWER = "reduce them, as with GROUP BY and time_bucket(INTERVAL '1 hour', time)"
 
 
-#: The series that stands for those beyond the limit: their mean.
+#: Name of the series with the mean of all series beyond the limit.
 _OTHERS = "mean of the others"
 
 _Values = dict[datetime | float | str, float | None]
 
 
 class NotDrawable(Exception):
-    """No chart can be made of these rows; the text says why."""
+    """The rows cannot be drawn as a chart; the text says why."""
 
 
 def chart_of(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Chart:
     """The chart of a query's result.
 
-    The first column of times is the x axis, else the first column: times and numbers
-    make lines, texts make bars. Every other column of numbers is a series; a column
-    of texts, of which there may be one, tells series apart. Of more series than a chart
-    can show, the largest are drawn, and the mean of the others.
+    The x axis is the first column of times, or else the first column. Times and numbers
+    make lines, texts make bars. Every other column of numbers is a series. One column
+    of texts may name the series. If there are more series than a chart can show, the
+    largest are drawn, and the mean of the others.
 
     Args:
-        rows: their values; at most :data:`ROWS_LIMIT`.
+        names: the names of the columns.
+        rows: the values of the columns; at most :data:`ROWS_LIMIT` rows.
 
     Raises:
-        NotDrawable: the rows are not of that form.
+        NotDrawable: the rows do not have this form.
     """
     table = [tuple(row) for row in rows]
     if len(table) > ROWS_LIMIT:
@@ -202,7 +204,7 @@ def chart_of(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Chart:
         message = f"{len(points)} bars; a chart can show {_BARS_LIMIT}"
         raise NotDrawable(message)
     ordered = list(series)
-    if labels:  # groups come in any order, and colours should stay with their names
+    if labels:  # groups come in any order; a sorted order keeps colours with names
         ordered.sort(key=lambda name: (name == _OTHERS, name))
     drawn = tuple(
         Series(name, tuple(series[name].get(x) for x in points), slot=slot)
@@ -214,8 +216,8 @@ def chart_of(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Chart:
 
 
 def _largest(series: Mapping[str, _Values]) -> dict[str, _Values]:
-    """The series of the greatest mean (without its sign), and the mean of all others
-    as one more."""
+    """The series with the largest mean absolute value, and one series with the mean of
+    all others."""
     by_size = sorted(series, key=lambda name: -_mean_size(series[name]))
     kept = by_size[: SERIES_LIMIT - 1]
     at: dict[datetime | float | str, list[float]] = {}
@@ -233,7 +235,7 @@ def _mean_size(values: _Values) -> float:
 
 
 def _axis(name: str, column: list[Any]) -> tuple[Axis, list[datetime | float | str]]:
-    """The kind of the x axis, and its values."""
+    """The kind of the x axis and its values."""
     if all(isinstance(value, date) for value in column):  # a datetime is a date too
         return "time", [_moment(value) for value in column]
     if all(is_number(value) for value in column):
@@ -256,7 +258,7 @@ def _moment(value: date) -> datetime:
 def _roles(
     names: Sequence[str], table: Sequence[Sequence[Any]], across: int
 ) -> tuple[list[int], list[int]]:
-    """Indexes of the columns of numbers, and of that which names series."""
+    """Indexes of the columns of numbers, and of the column that names the series."""
     numbers, labels = [], []
     for column in range(len(names)):
         if column == across:
@@ -280,7 +282,7 @@ def _roles(
 
 
 def _finite(value: float | None) -> float | None:
-    """The value, or None if no chart can show it."""
+    """The value as a float; None if a chart cannot show it."""
     return float(value) if value is not None and abs(value) <= _LARGEST else None
 
 
@@ -289,11 +291,11 @@ def _is_drawable(x: object) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Whether it is one; true and false are none."""
+    """Whether a value is a number; booleans are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_time(table: Sequence[Sequence[Any]], column: int) -> bool:
-    """Whether a column holds times; dates are times too."""
+    """Whether a column holds only dates or times, at least one."""
     values = [row[column] for row in table if row[column] is not None]
     return bool(values) and all(isinstance(value, date) for value in values)

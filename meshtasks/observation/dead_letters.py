@@ -1,9 +1,9 @@
-"""The dead letters that wait, grouped by cause with a few of each; and dead letters as
-lines of JSON.
+"""The dead letters in the queue, grouped by cause with a few examples; and dead letters
+as lines of JSON.
 
-A line holds the whole dead letter, its reason included, in the mesh's own headers even
-if the broker dead-lettered it. So what is imported is shown and replayed as before,
-under the same id.
+A line holds the whole dead letter with its reason. It uses the mesh's headers even if
+the broker dead-lettered the message. So an imported dead letter is shown and replayed
+as before, with the same id.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ from meshtasks.amqp.topology import DEAD_LETTER_EXCHANGE
 from meshtasks.errors import SchemaMismatch
 from meshtasks.records.models import explain
 
-#: Bodies are kept up to so many bytes, and so many in all: there may be thousands of
-#: causes, and the rest is fetched when somebody asks for it.
+#: Largest body that is kept, and limit for all bodies: there may be thousands of
+#: causes. Other bodies are read from the queue when they are needed.
 _LARGEST_KEPT_BYTES, _MOST_KEPT_BYTES = 16 * 1024, 16 * 1024 * 1024
 
 
 class WaitingDeadLetter(NamedTuple):
-    """A dead letter, and the message, unless it was not kept."""
+    """A dead letter with its message; None if the message was not kept."""
 
     letter: DeadLetter
     delivery: Delivery | None
 
 
 class DeadLettersOfCause(NamedTuple):
-    """Dead letters of one cause.
+    """The dead letters of one cause.
 
     Attributes:
-        found: how many, in which queues.
-        examples: the first of them.
+        found: their number by queue.
+        examples: the first dead letters of the cause.
     """
 
     found: CauseGroups
@@ -69,9 +69,9 @@ class WaitingDeadLetters(NamedTuple):
     """The dead-letter queue at one moment.
 
     Attributes:
-        total: how many were looked at.
+        total: number of dead letters read.
         groups: by cause and queue, largest first.
-        causes: across queues, largest first.
+        causes: by cause over all queues, largest first.
         taken_at: epoch seconds.
     """
 
@@ -90,17 +90,19 @@ def waiting_dead_letters(
     stopping: threading.Event | None = None,
     on_progress: Callable[[HeldMessages], None] = lambda _: None,
 ) -> WaitingDeadLetters:
-    """Look at the dead letters; they stay where they are.
+    """Read the dead letters; they stay in their queue.
 
     Args:
-        examples: so many of each cause are kept.
-        most: so many are looked at; None for all.
-        stopping: ends it, in good order, when it is set.
-        on_progress: called after each.
+        url: of the broker.
+        queue: the dead-letter queue.
+        examples: number of dead letters to keep of each cause.
+        most: number to read at most; None for all.
+        stopping: ends reading when set; the dead letters are requeued as usual.
+        on_progress: called after each dead letter.
 
     Raises:
         ConfigError: the broker refuses the account.
-        Transient: it cannot be reached, or somebody else is looking.
+        Transient: the broker cannot be reached, or another client peeks the queue.
     """
     groups = Groups()
     kept: dict[Cause, list[WaitingDeadLetter]] = {}
@@ -126,7 +128,7 @@ def waiting_dead_letters(
 
 
 class _Properties(BaseModel):
-    """The AMQP properties that a message keeps."""
+    """The AMQP properties that a dead letter keeps."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -144,7 +146,7 @@ class _Properties(BaseModel):
 
 
 class _Line(BaseModel):
-    """What is read of a line; the other members are for people."""
+    """The members of a line that are read; the others are for people."""
 
     headers: dict[str, JsonValue]
     properties: _Properties = _Properties()
@@ -153,7 +155,7 @@ class _Line(BaseModel):
 
 
 def to_line(delivery: Delivery, letter: DeadLetter) -> bytes:
-    """A dead letter as JSON, without the line's end."""
+    """A dead letter as a line of JSON, without the line end."""
     table = {headers.ERROR_MESSAGE: letter.reason} | kept_headers(delivery)
     table |= {
         headers.REASON: letter.reason,
@@ -179,7 +181,7 @@ def to_line(delivery: Delivery, letter: DeadLetter) -> bytes:
 
 
 def from_line(line: bytes) -> Outgoing:
-    """The message that puts the dead letter of a line into its queue.
+    """The message that puts the dead letter of a line into the dead-letter queue.
 
     Raises:
         SchemaMismatch: the line is not one of :func:`to_line`.

@@ -1,8 +1,8 @@
-"""Charts drawn by matplotlib: as SVG for a page or a file, or as PNG.
+"""Draw charts with matplotlib: as SVG for a page or a file, or as PNG.
 
-The SVG follows the reader's light or dark setting, and shows the values under the
-pointer, without any script. What is drawn depends on the chart alone: not on a
-display, the time, or the user's settings of matplotlib.
+The SVG follows the reader's light or dark setting and shows the values under the
+pointer, without scripts. The drawing depends on the chart alone: not on a display, the
+time, or the user's settings of matplotlib.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from meshtasks.config.private_files import private_opener, write_private
 from meshtasks.observation.chart import STYLE, Chart, Series
 from meshtasks.text import clip, printable
 
-#: The light ones of its colours, by name; and what stands in SVG for each.
+#: The light colours of the style by name, and the SVG text that replaces each.
 _LIGHT = dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", STYLE.partition("@media")[0]))
 _VARIABLES = {colour: f"var(--{name})" for name, colour in _LIGHT.items()}
 _COLOUR = re.compile("|".join(_VARIABLES))
@@ -44,21 +44,21 @@ h1 { font-size: 1.2rem; }
 pre { padding: .8rem; white-space: pre-wrap; background: var(--wash); }
 """
 
-#: Of a chart in a file, in pixels; a PNG has twice as many.
+#: Size of a chart in a file, pixels; a PNG has twice as many.
 _WIDTH, _HEIGHT = 960, 480
-_POINTS_PER_INCH = 72  # so that a point is a pixel
-_CHAR_WIDTH = 7.5  # of 12 px sans serif, on average
+_POINTS_PER_INCH = 72  # one point is one pixel
+_CHAR_WIDTH = 7.5  # pixels; average of 12 px sans serif
 _LINE_HEIGHT = 18
 _LABEL_CHARS = 40
 _TALL = 260
-#: Below so many pixels from one point to the next nobody can aim at one.
+#: If points are closer than this, the pointer cannot select one.
 _AIM_PIXELS = 2.0
-#: A chart of less than this shows seconds.
+#: A chart of a shorter time shows seconds.
 _SHORT_SECONDS = 600.0
 _MINUTES = "%a %-d %b %H:%M"
 
 _SETTINGS: Any = {
-    "agg.path.chunksize": 10_000,  # a longer line at once may be too much for it
+    "agg.path.chunksize": 10_000,  # longer lines in one piece may exceed Agg's limits
     "axes.edgecolor": _EDGE,
     "axes.facecolor": _LIGHT["background"],
     "axes.labelcolor": _FAINT,
@@ -81,24 +81,25 @@ _TIME_FORMATS = {
     1 / 1440: "%H:%M",
     1 / 86_400: "%H:%M:%S",
 }
-_dates: Any = dates  # has no types
-#: What no XML may hold.
+_dates: Any = dates  # without type hints
+#: Characters that XML does not permit.
 _NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class Tick(NamedTuple):
-    """A mark on an axis of times: epoch seconds, and its text."""
+    """A mark on an axis of times: epoch seconds and text."""
 
     position: float
     label: str
 
 
 def write_chart(chart: Chart, path: Path, note: str) -> None:
-    """Write a chart into a file that only its owner may read.
+    """Write a chart to a file that only its owner can read.
 
     Args:
+        chart: the chart.
         path: ends in ``.png``, ``.svg`` or ``.html``.
-        note: where it comes from; a page shows it.
+        note: the origin of the chart; shown in an HTML page.
 
     Raises:
         OSError: the file cannot be written.
@@ -114,10 +115,11 @@ def write_chart(chart: Chart, path: Path, note: str) -> None:
 
 
 def svg(chart: Chart, width: int, height: int) -> str:
-    """The chart as an ``<svg>`` element; :data:`STYLE` belongs to it.
+    """The chart as an ``<svg>`` element; the page needs :data:`STYLE`.
 
     Args:
-        width: pixels; where the page gives it more or less room, it is scaled.
+        chart: the chart.
+        width: pixels; the page may scale the element.
         height: pixels.
     """
     return ET.tostring(_drawn(chart, width, height), encoding="unicode")
@@ -126,12 +128,13 @@ def svg(chart: Chart, width: int, height: int) -> str:
 def time_ticks(
     start: float, end: float, zone: tzinfo | None, most: int = 7
 ) -> list[Tick]:
-    """Full hours, days and the like between two moments.
+    """The marks of an axis of times: full hours, days and so on.
 
     Args:
-        start: epoch seconds.
-        zone: whose hours and days.
-        most: about as many at most; at least 7.
+        start: first moment, epoch seconds.
+        end: last moment, epoch seconds.
+        zone: time zone of the hours and days.
+        most: approximate maximum number of marks; at least 7.
     """
     locator = _dates.AutoDateLocator(tz=zone, minticks=3, maxticks=most)
     formatter = _dates.AutoDateFormatter(locator, tz=zone)
@@ -142,14 +145,14 @@ def time_ticks(
             Tick(_dates.num2date(days, zone).timestamp(), formatter(days))
             for days in locator.tick_values(low, high)
         ]
-    except (ValueError, OverflowError):  # at an end of the calendar
+    except (ValueError, OverflowError):  # near the first or last date of the calendar
         return []
     return [tick for tick in ticks if start <= tick.position <= end]
 
 
 def round_numbers(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers that cover ``low`` to ``high``: the first is not above it, the
-    last not below.
+    """Round numbers that cover ``low`` to ``high``: the first is at most ``low``, the
+    last is at least ``high``.
     """
     size = max(abs(low), abs(high))
     if high - low <= size * 1e-9 or size < 1e-200:  # noqa: PLR2004 - all the same
@@ -160,7 +163,7 @@ def round_numbers(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def _picture(chart: Chart) -> str:
-    """An SVG file; alone it needs its style, size and namespace with it."""
+    """The chart as an SVG file, which contains its style, size and namespace."""
     drawing = _drawn(chart, _WIDTH, _HEIGHT, titled=True)
     drawing.set("xmlns", "http://www.w3.org/2000/svg")
     drawing.set("width", f"{_WIDTH}")
@@ -202,9 +205,9 @@ def _page(chart: Chart, note: str) -> str:
 
 @contextmanager
 def _matplotlib() -> Iterator[None]:
-    """Matplotlib with our settings, whatever the user's are."""
+    """Matplotlib with the settings of this module instead of the user's."""
     with mpl.rc_context(), warnings.catch_warnings():
-        # Its font is only measured with; the reader's has more characters.
+        # This font only serves to measure texts; the reader's has more characters.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         mpl.rcdefaults()
         mpl.rcParams.update(_SETTINGS)
@@ -214,7 +217,7 @@ def _matplotlib() -> Iterator[None]:
 def _drawn(
     chart: Chart, width: int, height: int, *, titled: bool = False
 ) -> ET.Element:
-    """The chart as an SVG element that is fit for a page."""
+    """The chart as an SVG element for a page."""
     chart = _with_fit_texts(chart)
     with _matplotlib():
         figure = _figure(chart, width, height, titled=titled)
@@ -240,7 +243,7 @@ def _drawn(
 
 
 def _make_fit(element: ET.Element) -> None:
-    """Take namespaces, ids and fonts out; make colours those of the page."""
+    """Remove namespaces, ids and fonts; replace colours by variables of the page."""
     element.tag = element.tag.rpartition("}")[2]
     element.tail = None
     if element.tag != "text":
@@ -249,7 +252,7 @@ def _make_fit(element: ET.Element) -> None:
         match name:
             case "id" if element.tag == "g":
                 del element.attrib[name]
-                if " " in value:  # given here: matplotlib's own have no blank
+                if " " in value:  # set in this module: matplotlib's have no blank
                     element.set("class", value)
             case "d":
                 element.set(name, " ".join(value.split()))
@@ -263,8 +266,8 @@ def _make_fit(element: ET.Element) -> None:
 
 
 def _figure(chart: Chart, width: int, height: int, *, titled: bool) -> Figure:
-    """The chart as matplotlib draws it, a pixel for a point."""
-    # The uppermost line is left to the title, and to the values under the pointer.
+    """The chart as matplotlib's figure; one point is one pixel."""
+    # The top line is for the title, and for the values under the pointer.
     room = 1 - _LINE_HEIGHT / height
     layout = ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.05, rect=(0, 0, 1, room))
     size = (width / _POINTS_PER_INCH, height / _POINTS_PER_INCH)
@@ -297,7 +300,7 @@ def _figure(chart: Chart, width: int, height: int, *, titled: bool) -> Figure:
             ncols=max(1, int(width / needed)),
             frameon=False,
         )
-        # Set here, since a label that begins with "_" is none to matplotlib.
+        # Set here, because matplotlib ignores labels that begin with "_".
         for text, name in zip(legend.get_texts(), names, strict=True):
             text.set_text(name)
     return figure
@@ -346,7 +349,7 @@ def _mark_x_axis(chart: Chart, axes: Any, width: int, height: int) -> None:
         names = [clip(str(name), _LABEL_CHARS) for name in chart.x]
         rows = sum(len(name) + 1 for name in names) * _CHAR_WIDTH / width
         crowded = rows > 1 and height >= _TALL
-        every = 1 if crowded else ceil(rows)  # a low chart leaves some out
+        every = 1 if crowded else ceil(rows)  # a low chart shows only some names
         axes.set_xticks(
             positions[::every],
             names[::every],
@@ -364,7 +367,7 @@ def _mark_x_axis(chart: Chart, axes: Any, width: int, height: int) -> None:
 
 
 def _readings(chart: Chart, axes: Any, width: int, height: int) -> Iterator[ET.Element]:
-    """What is seen of each point while the pointer is over it."""
+    """The texts that are shown while the pointer is over a point."""
     box = axes.bbox
     if len(chart.x) > box.width / _AIM_PIXELS:
         return
@@ -391,7 +394,8 @@ def _readings(chart: Chart, axes: Any, width: int, height: int) -> Iterator[ET.E
 
 
 def _with_fit_texts(chart: Chart) -> Chart:
-    """The chart without characters that no drawing may hold: they come from outside."""
+    """The chart without characters that a drawing must not contain. Its texts come from
+    messages and queries."""
 
     def fit(text: str) -> str:
         return _NOT_XML.sub("\ufffd", printable(text))
@@ -410,7 +414,7 @@ def _with_gaps(values: Sequence[float | None]) -> list[float]:
 
 
 def _lone_points(series: Series) -> list[int]:
-    """Values between two gaps: as a line they would not be seen."""
+    """Indexes of values between two gaps: they need markers, as a line is invisible."""
     padded = [None, *series.values, None]
     return [
         index

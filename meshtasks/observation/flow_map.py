@@ -1,5 +1,5 @@
-"""The way of messages through the mesh as a graph in columns: exchanges, queues,
-workers, sinks. Whatever the topology is, every node has a place of its own."""
+"""The paths of messages through the mesh as a graph in columns: exchanges, queues,
+workers, sinks. Every node has a place of its own, whatever the topology is."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ DOMAIN_COLOURS = {
     "archive": "#C72E49",
 }
 SYSTEM_COLOUR = "#757575"
-#: First words of names that are no domain's.
+#: First words of names that belong to no domain.
 _SYSTEM = frozenset({"amq", "commands", "dead", "devices", "pending", "unrouted"})
-#: Sweeps that bring nodes beside those they are bound to; more change nothing.
+#: Passes that move nodes near their neighbours; more passes change nothing.
 _SWEEPS = 6
 
 
 def colour_of(name: str) -> str:
-    """The colour of a name's domain; of a domain of one's own always the same."""
+    """The colour of a name's domain. An unknown domain always gets the same colour."""
     domain = name.partition(".")[0]
     if domain in _SYSTEM:
         return SYSTEM_COLOUR
@@ -43,13 +43,14 @@ def colour_of(name: str) -> str:
 
 
 class Node(NamedTuple):
-    """A box.
+    """A box of the graph.
 
     Attributes:
-        key: unlike that of any other.
-        name: of what it stands for.
-        column: counted from the left.
-        row: counted from above, within its column.
+        key: kind and name; unique.
+        kind: what it stands for.
+        name: name of the exchange, queue, worker or sink.
+        column: counted from the left, from 0.
+        row: counted from the top of its column, from 0.
     """
 
     key: str
@@ -60,10 +61,12 @@ class Node(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """An arrow between two boxes, by their keys.
+    """An arrow between two boxes.
 
     Attributes:
-        routing_keys: of the bindings that it stands for.
+        source: key of the box where it begins.
+        target: key of the box where it ends.
+        routing_keys: routing keys of the bindings that it stands for.
     """
 
     source: str
@@ -77,7 +80,7 @@ class FlowMap:
 
     Attributes:
         nodes: by key, column by column.
-        edges: between them.
+        edges: the arrows between them.
     """
 
     nodes: Mapping[str, Node]
@@ -85,12 +88,12 @@ class FlowMap:
 
     @property
     def columns(self) -> int:
-        """How many there are."""
+        """Number of columns."""
         return 1 + max((node.column for node in self.nodes.values()), default=-1)
 
     @property
     def rows(self) -> int:
-        """Of the longest column."""
+        """Number of rows of the longest column."""
         return 1 + max((node.row for node in self.nodes.values()), default=-1)
 
 
@@ -102,7 +105,9 @@ def flow_map(
     """The graph of a mesh.
 
     Args:
-        handlers: by queue; they know the sinks.
+        topology: the exchanges, queues and bindings.
+        handlers: by queue; they name their sinks.
+        answers: the workers with the queues that they consume.
     """
     edges = [*_bindings(topology), *_consuming(topology, handlers, answers)]
     queues = {f"queue:{queue.name}" for queue in topology.named_queues}
@@ -120,12 +125,12 @@ def flow_map(
     return FlowMap(_placed(column, edges), tuple(edges))
 
 
-#: Columns behind that of the last exchange.
+#: Number of columns after the last exchange, by kind.
 _AFTER = {"queue": 1, "worker": 2, "sink": 3}
 
 
 def _bindings(topology: Topology) -> Iterator[Edge]:
-    """One for all bindings between the same two."""
+    """One edge for all bindings between the same two nodes."""
     keys: dict[tuple[str, str], list[str]] = defaultdict(list)
     for binding in topology.bindings:
         kind = "queue" if binding.queue else "exchange"
@@ -140,7 +145,7 @@ def _consuming(
     handlers: Mapping[str, Handler],
     answers: Iterable[WorkerAnswer],
 ) -> Iterator[Edge]:
-    """From queues to workers, and on to sinks."""
+    """Edges from queues to workers, and from workers to sinks."""
     edges: dict[Edge, None] = {}
     for answer in answers:
         for queue in map(queue_of, answer.consuming + answer.resting):
@@ -154,14 +159,14 @@ def _consuming(
 
 
 def _columns(edges: Iterable[Edge], exchanges: list[str]) -> dict[str, int]:
-    """Columns of exchanges: each is left of those it leads to, and the last stand
-    beside the queues. Those of a circle, which a topology may have, stand together."""
+    """The column of each exchange: left of the exchanges that it is bound to, with the
+    last ones beside the queues. If bindings form a cycle, all share one column."""
     ahead: dict[str, list[str]] = defaultdict(list)
     for edge in edges:
         if edge.target.startswith("exchange:"):
             ahead[edge.source].append(edge.target)
     height = dict.fromkeys(exchanges, 0)
-    for _ in exchanges:  # longer than any way without a circle
+    for _ in exchanges:  # more passes than any path without a cycle needs
         moved = False
         for source, targets in ahead.items():
             least = 1 + max(height[target] for target in targets)
@@ -171,11 +176,11 @@ def _columns(edges: Iterable[Edge], exchanges: list[str]) -> dict[str, int]:
         if not moved:
             highest = max(height.values(), default=0)
             return {key: highest - height[key] for key in exchanges}
-    return dict.fromkeys(exchanges, 0)  # a circle
+    return dict.fromkeys(exchanges, 0)  # a cycle
 
 
 def _placed(column: Mapping[str, int], edges: Iterable[Edge]) -> dict[str, Node]:
-    """Rows within each column, near those that a node is bound to."""
+    """Place the nodes of each column in rows near their neighbours."""
     beside: dict[str, list[str]] = defaultdict(list)
     for edge in edges:
         beside[edge.source].append(edge.target)
