@@ -1,8 +1,7 @@
-"""Keeps count of the dead letters, retries, answers, alerts and worker events that pass
-by.
+"""Count the dead letters, retries, model results, alerts and worker events that pass.
 
-Pure but for its lock: messages come in as plain data from one thread, and another
-asks what was seen.
+:class:`MonitorState` counts them, without I/O. One thread adds messages; other threads
+read the counts.
 """
 
 from __future__ import annotations
@@ -31,24 +30,24 @@ from meshtasks.amqp.topology import Topology
 from meshtasks.errors import ConfigError, Transient
 from meshtasks.records.alert import Alert
 
-#: How many of the last dead letters and alerts are kept.
+#: Number of latest dead letters, alerts and batches that are kept.
 _LAST = 20
-#: Queues whose batches are counted.
+#: Queues and commands whose batches are counted, at most.
 _QUEUES = 1_000
-#: So many ids are remembered, to know what comes twice.
+#: Ids that are kept to recognise repeated messages.
 _IDS = 100_000
 
-#: No moment or duration in seconds is larger.
+#: Larger numbers are not times or durations in seconds.
 _LARGEST_NUMBER = 1e12
 
-#: How the source of an alert begins that a rule has given.
+#: Prefix of the source of an alert that a rule caused.
 _OF_RULES = "rules."
 _ALERTS_EXCHANGE = "alerts"
 _RESULTS_QUEUE = "ai.inference.results"
 _POLL_SECONDS = 0.5
 _RECONNECT_SECONDS = 1.0
-#: When we do not keep up, the broker drops the oldest copies; it must never fill up
-#: or hold back a publisher on our account.
+#: Limits of the monitor's queues. If the monitor is too slow, the broker drops the
+#: oldest copies: it must neither fill up nor block publishers because of the monitor.
 _BOUNDED = {"x-max-length": 10_000, "x-max-length-bytes": 256 * 1024 * 1024}
 
 
@@ -58,11 +57,11 @@ class DeadLetter:
 
     Attributes:
         seen_at: epoch seconds.
-        routing_key: of first publication.
+        routing_key: the routing key of its first publication.
         error_type: class of the fault.
         reason: the fault as a sentence.
-        queue: it died in; empty for a message that no binding matched.
-        by_broker: the broker took it from the queue, not a worker.
+        queue: the queue in which it failed; empty if no binding matched.
+        by_broker: whether the broker dead-lettered it, not a worker.
     """
 
     seen_at: float
@@ -75,7 +74,8 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class SeenAlert:
-    """An alert that was seen on its way to the alert queues."""
+    """An alert that was seen on its way to the alert queues; ``seen_at`` in epoch
+    seconds."""
 
     seen_at: float
     severity: str
@@ -86,13 +86,15 @@ class SeenAlert:
 
 @dataclass(frozen=True, slots=True)
 class BatchEvent:
-    """The last batch that a worker finished.
+    """A batch that a worker finished.
 
     Attributes:
         finished_at: epoch seconds, by the worker's clock.
-        result: the line that Flower shows, or the fault.
-        failed: it was lost or has to be retried.
-        worker: that has done it.
+        queue: its queue, or the name of a command.
+        result: the text that Flower shows, or the fault.
+        runtime_seconds: how long it ran; None if not known.
+        failed: whether it was lost or must be retried.
+        worker: name of the worker.
         outcome: ``succeeded``, ``retried`` or ``failed``.
     """
 
@@ -107,12 +109,14 @@ class BatchEvent:
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """A worker, by its events.
+    """A worker, as its events describe it.
 
     Attributes:
-        heard_at: when its last event came, epoch seconds; it sends one every two
-            seconds at least.
-        online: it has not said good-bye.
+        name: its node name.
+        heard_at: when its latest event arrived, epoch seconds; a worker sends an event
+            at least every two seconds.
+        online: false after the worker reported that it stops.
+        last_batch: the batch that it finished last.
     """
 
     name: str
@@ -123,30 +127,30 @@ class WorkerState:
 
 @dataclass(slots=True)
 class Seen:
-    """What passed by since somebody looks.
+    """Counts since the start of the monitor.
 
     Attributes:
-        dead_letters: how many, each counted once.
-        repeated_dead_letters: copies of some of them.
-        dead_by_queue: how many, by the queue they died in.
-        dead_messages: whole messages and such of which a part died, by that queue.
-        dead_by_broker: those of them that no worker acknowledged.
-        dead_by_type: how many, by the class of the fault.
-        reasons: the last reason given, by the class of the fault.
+        dead_letters: dead letters, each counted once.
+        repeated_dead_letters: further copies of counted dead letters.
+        dead_by_queue: dead letters by the queue in which they failed.
+        dead_messages: messages of which at least one record failed, by that queue.
+        dead_by_broker: those of these messages that the broker dead-lettered, so that
+            no worker acknowledged them.
+        dead_by_type: dead letters by the class of the fault.
+        reasons: latest reason by the class of the fault.
         last_dead_letters: newest last.
-        retried: messages put back for later, by queue.
-        answers: of models to those who asked, each counted once.
-        refusals: to say that there is no answer, each counted once.
-        alerts_by_severity: how many began or ended.
-        alerts_of_rules: how many rules gave, begun or ended.
-        alerts: how many began.
-        resolved_alerts: how many ended.
+        retried: retried messages, by queue.
+        answers: results of models to their callers, each counted once.
+        refusals: replies without a result to callers, each counted once.
+        alerts_by_severity: alerts that began or ended.
+        alerts_of_rules: alerts caused by rules that began or ended.
+        alerts: alerts that began.
+        resolved_alerts: alerts that ended.
         last_alerts: newest last.
         workers: in order of their names.
-        outcomes: of batches and commands, by the queue or the command.
+        outcomes: number of batches by outcome, by queue or command.
         last_batches: of all workers, newest last.
-        interruptions: times the connection was lost; what passed meanwhile was
-            not seen.
+        interruptions: number of lost connections; events of these times are missing.
     """
 
     dead_letters: int = 0
@@ -171,13 +175,13 @@ class Seen:
     interruptions: int = 0
 
 
-#: What tells dead letters apart: message id, index in its array, digest of the body
-#: (some publishers give every message the same id).
+#: Identifies a dead letter: message id, index in its array, digest of the body (some
+#: publishers give every message the same id).
 Identity = tuple[str, int | None, bytes]
 
 
 class MonitorState:
-    """What was seen so far; thread-safe."""
+    """The counts so far; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -190,7 +194,7 @@ class MonitorState:
         self._alert_ids = _Recent()
 
     def dead_letter(self, letter: DeadLetter, identity: Identity | None) -> None:
-        """Note a dead letter; it has no identity if its publisher gave no id."""
+        """Count a dead letter; its identity is None if its publisher set no id."""
         queue = letter.queue
         with self._lock:
             seen = self._seen
@@ -207,12 +211,12 @@ class MonitorState:
             seen.last_dead_letters = (*seen.last_dead_letters, letter)[-_LAST:]
 
     def retry(self, queue: str) -> None:
-        """Note a message that was put back for later."""
+        """Count a message that is to be retried."""
         with self._lock:
             _count(self._seen.retried, queue)
 
     def result(self, message_id: str) -> None:
-        """Note a result of a model; those that nobody asked for are left alone."""
+        """Count a result of a model; results without a caller are ignored."""
         kind = message_id.rpartition("/")[2]
         with self._lock:
             if kind in {"result", "error"} and self._answer_ids.add(message_id):
@@ -220,7 +224,8 @@ class MonitorState:
                 self._seen.refusals += kind == "error"
 
     def alert(self, body: bytes, now: float) -> None:
-        """Note an alert; a message that is none is left to the alert manager."""
+        """Count an alert. Other messages are ignored: the alert manager reports
+        them."""
         try:
             alert = Alert.model_validate_json(body)
         except ValidationError:
@@ -237,7 +242,7 @@ class MonitorState:
             seen.last_alerts = (*seen.last_alerts, SeenAlert(now, *said))[-_LAST:]
 
     def event(self, body: bytes, now: float) -> None:
-        """Note a Celery event, or an array of them; what is none is passed over."""
+        """Count a Celery event, or an array of events; other messages are ignored."""
         try:
             said = from_json(body)
         except ValueError:
@@ -248,12 +253,12 @@ class MonitorState:
                     self._note(event, now)
 
     def interruption(self) -> None:
-        """Note that something may have passed unseen."""
+        """Count an interruption: events may be missing."""
         with self._lock:
             self._seen.interruptions += 1
 
     def seen(self) -> Seen:
-        """All of it."""
+        """A copy of the counts."""
         with self._lock:
             self._seen.workers = tuple(
                 each for _, each in sorted(self._workers.items())
@@ -306,10 +311,12 @@ def _number(value: object) -> float | None:
 def dead_letter_of(
     table: Mapping[str, Any], routing_key: str, now: float
 ) -> DeadLetter:
-    """A dead letter by its headers: the mesh's own, or those of the broker's own
-    dead-lettering; without either, it was published where no binding matches.
+    """A dead letter from its headers: the mesh's, or those of the broker's own
+    dead-lettering. Without either, no binding matched the message.
 
     Args:
+        table: its headers.
+        routing_key: the routing key with which it was dead-lettered.
         now: epoch seconds.
     """
     death = death_of(table, "", routing_key, None)
@@ -324,13 +331,13 @@ def dead_letter_of(
 
 
 class _Recent:
-    """The last so many of the things that were added."""
+    """The latest items that were added, up to a limit."""
 
     def __init__(self) -> None:
         self._things: OrderedDict[object, None] = OrderedDict()
 
     def add(self, thing: object) -> bool:
-        """Add it; false if it was there already."""
+        """Add an item; return False if it is already present."""
         if thing in self._things:
             return False
         self._things[thing] = None
@@ -343,7 +350,8 @@ class EventMonitor:
     """Watches dead letters, alerts and workers in a thread of its own.
 
     Args:
-        topology: names the exchanges that feed the queues; without it only workers are
+        url: of the broker.
+        topology: names the exchanges of the queues; without it only workers are
             watched.
     """
 
@@ -351,7 +359,7 @@ class EventMonitor:
         self._url = url
         self._topology = topology
         self._monitor = MonitorState()
-        #: Why nothing is seen; empty while all is well.
+        #: Why events are missing; empty if there is no fault.
         self.fault = ""
         self._open = threading.Event()
         self._stopping = threading.Event()
@@ -366,11 +374,11 @@ class EventMonitor:
         self._thread.join()
 
     def wait_open(self, within_seconds: float) -> bool:
-        """Wait until everything that passes is seen; whether it is."""
+        """Wait until all events are seen. Return whether that is so in time."""
         return self._open.wait(within_seconds)
 
     def seen(self) -> Seen:
-        """What was seen so far."""
+        """The counts so far."""
         return self._monitor.seen()
 
     def _run(self) -> None:
@@ -387,8 +395,8 @@ class EventMonitor:
 
     def _watch(self, connection: kombu.Connection) -> None:
         with closing(connection.channel()) as channel:
-            # The exchange of the events is there once a worker was; declaring it as
-            # Celery does makes it so.
+            # The exchange of the events exists once a worker has run. It is declared
+            # with the same arguments as Celery's, so it may also be created here.
             events = get_exchange(connection)(channel)
             events.declare()
             for note, routes in self._taps(events.name):
@@ -407,7 +415,7 @@ class EventMonitor:
     def _taps(
         self, events: str
     ) -> Iterator[tuple[Callable[[Any], None], list[tuple[str, str]]]]:
-        """What is done with messages, and the exchanges and keys that they come by."""
+        """Callbacks for messages, each with its exchanges and routing keys."""
         seen, topology = self._monitor, self._topology
         yield lambda m: seen.event(m.body, time.time()), [(events, "#")]
         if topology is None:

@@ -1,5 +1,5 @@
-"""The one thing to know about the mesh: all is well, or what is not; and what the state
-says of this day, read now and then for all who look."""
+"""The headline: all is well, or what is not; and the state's records of this day, from
+one read for all viewers."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ from meshtasks.state.sensor_activity import (
 )
 from meshtasks.text import clip
 
-#: What was wrong with readings is news for so long.
+#: Faults of readings are reported for so long after their end.
 _NEWS_SECONDS = 600.0
-#: A sensor that was silent for longer is not missed any more.
+#: A sensor that is silent for longer is no longer reported.
 _MISSED_SECONDS = 86_400.0
+#: Names that a sentence lists at most.
 _NAMED = 3
 _DAY = 86_400.0
-#: Of queues that the mesh itself fills.
+#: Prefixes of queues that the mesh itself publishes to.
 _OWN = ("archive.", "alerts.", "pending.")
 
 
@@ -45,8 +46,8 @@ class Line(NamedTuple):
 
     Attributes:
         text: the sentence.
-        sensor: routing key of the sensor that it is about; empty if of none.
-        alert: fingerprint of the alert that it is about; empty if of none.
+        sensor: routing key of the sensor concerned; empty if there is none.
+        alert: fingerprint of the alert concerned; empty if there is none.
     """
 
     text: str
@@ -62,12 +63,14 @@ def headline(
     waits_for_store: int,
     alerts: Sequence[CurrentAlert] = (),
 ) -> list[Line]:
-    """What is not well, the gravest first; nothing if all is well.
+    """What is not well, the most severe first; empty if all is well.
 
     Args:
-        remembered: what the state has of the last day.
+        snapshot: the mesh now.
+        answers: the workers now.
+        remembered: the state's records of the last day.
         waits_for_store: readings whose points wait for the time-series store.
-        alerts: those that go on.
+        alerts: the active alerts.
     """
     now = snapshot.taken_at
     loud = [each for each in alerts if each.state != "silenced"]
@@ -90,7 +93,7 @@ def headline(
 
 
 def _alerts(alerts: Iterable[CurrentAlert]) -> Iterator[Line]:
-    """Those of one severity; the first few by their titles."""
+    """Alerts of one severity; the first few by their titles."""
     named = [each.alert for each in alerts]
     for alert in named[:_NAMED]:
         yield Line(
@@ -104,7 +107,7 @@ def _alerts(alerts: Iterable[CurrentAlert]) -> Iterator[Line]:
 
 
 def _open(spans: Iterable[Span], kind: str, name: str) -> Span | None:
-    """The earliest such span that goes on."""
+    """The earliest such span that continues; None if there is none."""
     going = (
         span
         for span in spans
@@ -220,10 +223,10 @@ def _names(found: Sequence[Incident] | Sequence[Sensor]) -> str:
 
 
 class Ledger(NamedTuple):
-    """The records of a day, each in one column.
+    """The number of records of a day by their state.
 
     Attributes:
-        stored: what they ask for is done and durable.
+        stored: done: their effect is durable.
         dead: dead letters.
         waiting: messages in queues, and readings whose points wait for the store.
     """
@@ -234,21 +237,22 @@ class Ledger(NamedTuple):
 
     @property
     def total(self) -> int:
-        """What came in."""
+        """All records that came in."""
         return self.stored + self.dead + self.waiting
 
 
 def midnight(now: float) -> float:
-    """The beginning of this day here, epoch seconds."""
+    """The start of this day in local time, epoch seconds."""
     today = datetime.fromtimestamp(now).astimezone()
     return today.replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
 
 
 def aside(counts: Mapping[str, Count], snapshot: Snapshot) -> int:
-    """How many readings have points that wait for the time-series store.
+    """The number of readings whose points wait for the time-series store.
 
     Args:
-        counts: of all days, by queue.
+        counts: counts of all days that are kept, by queue.
+        snapshot: the mesh now.
     """
     pending = [queue for queue in snapshot.queues if queue.name == PENDING_TIMESERIES]
     if not any(queue.ready or queue.unacked for queue in pending):
@@ -267,9 +271,10 @@ def ledger_of(
     """The ledger of this day.
 
     Args:
-        today: what became of records since midnight, by queue.
+        today: outcomes of records since midnight, by queue.
         waits_for_store: see :func:`aside`.
-        handled: the queues of the mesh that a handler takes.
+        snapshot: the mesh now.
+        handled: the mesh's queues that have a handler.
     """
     queues = {name for name in handled if not name.startswith(_OWN)}
     done = sum(today[name].done for name in queues & today.keys())
@@ -280,7 +285,7 @@ def ledger_of(
         for queue in snapshot.queues
         if queue.name in queues
     )
-    # what waits for the store counts as done in the queue that it came from
+    # records whose points wait count as done in the queue in which they arrived
     stored = max(0, done - late - waits_for_store)
     return Ledger(stored, dead + late, waiting + waits_for_store)
 
@@ -294,14 +299,14 @@ def ledger_sentence(ledger: Ledger) -> str:
 
 
 class Today(NamedTuple):
-    """This day, as far as it is remembered.
+    """The state's records of this day.
 
     Attributes:
-        remembered: of the last 24 hours.
-        counts: of records since midnight, by queue.
-        all_counts: of all days that are kept.
-        alerts: those that go on, the gravest first.
-        handled: the queues of the mesh.
+        remembered: sensors, gaps, incidents and spans of the last 24 hours.
+        counts: outcomes of records since midnight, by queue.
+        all_counts: outcomes of records of all days that are kept, by queue.
+        alerts: the active alerts, the most severe first.
+        handled: the mesh's queues.
     """
 
     remembered: Remembered = Remembered()
@@ -312,7 +317,7 @@ class Today(NamedTuple):
 
     @classmethod
     def read(cls, settings: Settings, now: float) -> Self:
-        """Read it.
+        """Read the state.
 
         Raises:
             SinkUnavailable: the state cannot be read.
@@ -338,14 +343,14 @@ class Today(NamedTuple):
         )
 
     def ledger(self, snapshot: Snapshot) -> Ledger:
-        """What came in today, and what became of it."""
+        """The ledger of this day."""
         waits = aside(self.all_counts, snapshot)
         return ledger_of(self.counts, waits, snapshot, self.handled)
 
     def headline(
         self, snapshot: Snapshot, answers: Sequence[WorkerAnswer]
     ) -> list[Line]:
-        """What is not well, the gravest first; nothing if all is well."""
+        """What is not well, the most severe first; empty if all is well."""
         return headline(
             snapshot,
             answers,

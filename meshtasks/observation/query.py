@@ -1,11 +1,11 @@
-"""A query of the archive and its dataset for a page or a program: it reads only, and is
-bounded in time, memory and answer, whatever it is.
+"""Run a query of the archive and its dataset for a page or a program. A query can only
+read, and its time, memory and answer are limited.
 
-DuckDB's own bounds do not hold for everything: one function that makes a long text
-takes gigabytes and cannot be interrupted. So each query runs in a process of its own,
-``python -m meshtasks.observation.query``, which the system bounds, and which whoever
-started it may end at any time. The request comes on its standard input, the answer goes
-to its standard output, both as JSON.
+DuckDB's own limits are not sufficient: one function that makes a long text takes
+gigabytes and cannot be interrupted. So each query runs in a process of its own,
+``python -m meshtasks.observation.query``. The operating system limits the process, and
+its parent may kill it at any time. The request is JSON on standard input, the answer is
+JSON on standard output.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from meshtasks.errors import MeshError
 from meshtasks.flows.archive.objects import open_store
 from meshtasks.text import clip
 
-#: A query that takes longer is ended, and one that takes more memory.
+#: Limits of a query: run time and memory.
 SECONDS = 30.0
 MEMORY_BYTES = 512 << 20
-#: Of an answer: rows, bytes of them, and characters of one value.
+#: Limits of an answer: rows, bytes of all rows, and characters of one value.
 SHOWN_ROWS, SHOWN_BYTES, SHOWN_CHARS = 1_000, 4 << 20, 10_000
-#: A process ends with it if its time is over.
+#: Exit code of a process that exceeded the run time.
 EXIT_TOO_LONG = 124
-#: Starting, and ending by itself, may take so long on a busy machine.
+#: Extra time for the start and the end of the process on a busy machine.
 _GRACE_SECONDS = 60.0
-#: Queries at once, and such as may wait for them.
+#: Queries that run at once, and queries that run or wait at most.
 _AT_ONCE, _WAITING = 2, 20
 _FEWER = "ask for less: fewer days, columns or rows"
 _NO_MEMORY = ("MemoryError", "bad_alloc", "emory allocation", "of memory")
 TOO_LARGE = f"it takes more than {MEMORY_BYTES >> 20} MB of memory; {_FEWER}"
-#: Of DuckDB; what it keeps elsewhere counts for the process alone.
+#: DuckDB's settings. Memory that DuckDB does not count is limited by the process.
 _DUCKDB = {
     "memory_limit": f"{MEMORY_BYTES}B",
     "max_temp_directory_size": f"{2 * MEMORY_BYTES}B",
@@ -54,19 +54,19 @@ _CHART_WIDTH, _CHART_HEIGHT = 960, 380
 
 
 class QueryRefused(MeshError):
-    """The query is no such as may be run, or it took too much."""
+    """The query is not permitted, or it exceeds a limit."""
 
 
 class Answered(NamedTuple):
-    """What a query has given.
+    """The result of a query.
 
     Attributes:
-        columns: their names.
-        rows: the first of them; values as in JSON.
-        more: there are more rows.
-        chart: of the rows, as SVG, if it was asked for and can be drawn.
-        no_chart: why it cannot.
-        notes: what was left out, because it is damaged.
+        columns: names of the columns.
+        rows: the first rows; values as in JSON.
+        more: whether there are more rows.
+        chart: chart of the rows as SVG; None if it was not requested or is impossible.
+        no_chart: why a chart is impossible; else empty.
+        notes: objects that were left out because they are damaged.
     """
 
     columns: list[str]
@@ -78,14 +78,18 @@ class Answered(NamedTuple):
 
 
 def since(days: int | None) -> date | None:
-    """The first of the last so many UTC dates."""
+    """The first of the last ``days`` UTC dates; None for all dates."""
     if days is None:
         return None
     return datetime.now(UTC).date() - timedelta(days=days - 1)
 
 
 class Queries:
-    """Runs queries, each in a process of its own, a few at once."""
+    """Runs queries, each in a process of its own, two at once.
+
+    Args:
+        seconds: longest run time of a query.
+    """
 
     def __init__(self, seconds: float = SECONDS) -> None:
         self._seconds = seconds
@@ -93,14 +97,15 @@ class Queries:
         self._waiting = 0
 
     async def run(self, sql: str, days: int | None, *, drawn: bool) -> Answered:
-        """Answer a query; ended when whoever waits for it goes.
+        """Run a query. If the caller is cancelled, the query is killed.
 
         Args:
-            days: only the last so many days (UTC); None is all.
-            drawn: make a chart, too.
+            sql: the query.
+            days: read only the last so many UTC dates; None reads all.
+            drawn: also draw a chart.
 
         Raises:
-            QueryRefused: it may not be run, cannot be answered, or takes too much.
+            QueryRefused: the query is not permitted, fails, or exceeds a limit.
         """
         if self._waiting >= _WAITING:
             message = "too many queries are waiting; try again later"
@@ -115,7 +120,7 @@ class Queries:
 
 
 async def _run(request: dict[str, Any], seconds: float) -> Answered:
-    with TemporaryDirectory(prefix="meshtasks-") as scratch:  # a killed one leaves it
+    with TemporaryDirectory(prefix="meshtasks-") as scratch:  # cleans up after a kill
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "meshtasks.observation.query"),
@@ -151,8 +156,8 @@ def _too_long(seconds: float) -> QueryRefused:
 
 
 def _how_it_ended(returncode: int, complaint: str) -> str:
-    """Why a process has ended by itself: out of memory, which Python and C++ name and
-    the system ends with SIGKILL, or with a fault that it names last."""
+    """Why a process ended by itself: out of memory, which Python and C++ report and the
+    system ends with SIGKILL; or a fault, which its last line names."""
     last = complaint.strip().rpartition("\n")[2]
     if last.startswith("meshtasks"):
         return last
@@ -166,7 +171,7 @@ def _how_it_ended(returncode: int, complaint: str) -> str:
 
 
 def main() -> None:
-    """Answer one query."""
+    """Answer the request on standard input."""
     request = json.loads(sys.stdin.buffer.read())
     _bound(request["seconds"])
     try:
@@ -174,29 +179,29 @@ def main() -> None:
     except MemoryError:
         answer = {"error": TOO_LARGE}
     except MeshError as error:
-        reason = str(error)  # DuckDB advises settings that cannot be changed here
+        reason = str(error)  # DuckDB recommends settings that users cannot change here
         answer = {"error": TOO_LARGE if "Out of Memory" in reason else reason}
     json.dump(answer, sys.stdout)
 
 
 def _bound(seconds: float) -> None:
-    """Let the system end the process if it takes too much."""
+    """Set the operating system's limits of this process."""
     resource.setrlimit(resource.RLIMIT_DATA, (2 * MEMORY_BYTES, 2 * MEMORY_BYTES))
     cpu_seconds = int(4 * seconds) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(10)
-    with suppress(OSError):  # elsewhere than on Linux
+    with suppress(OSError):  # only Linux has it
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def _answer(
     sql: str, days: int | None, seconds: float, *, drawn: bool
 ) -> dict[str, Any]:
-    """Run the query, for at most so long: the start of the process does not count.
+    """Run the query. Its time limit does not include the start of the process.
 
     Raises:
-        MeshError: it is refused, or cannot be answered.
+            MeshError: the query is not permitted or fails.
     """
     require("analytics", "a query")
     from meshtasks.flows.analytics.database import (  # noqa: PLC0415 - an extra
@@ -225,7 +230,7 @@ def _answer(
 
 
 def _shown(result: Any, *, drawn: bool) -> dict[str, Any]:
-    """The first rows, and the chart of all of them."""
+    """The first rows, and the chart of all rows."""
     from meshtasks.observation.chart import (  # noqa: PLC0415 - of the extra
         ROWS_LIMIT,
         NotDrawable,

@@ -1,4 +1,4 @@
-"""A query's result, and the forms it is printed in."""
+"""The result of a query, and its output formats."""
 
 from __future__ import annotations
 
@@ -25,24 +25,25 @@ from meshtasks.text import printable
 if TYPE_CHECKING:
     from duckdb import DuckDBPyRelation
 
-#: Rows that are taken from DuckDB together.
+#: Rows that are read from DuckDB at once.
 _BATCH_ROWS = 10_000
-#: Nobody reads more than these in a terminal.
+#: Rows of the table in a terminal; nobody reads more.
 _SHOWN_ROWS = 100
-#: Width of the table where there is no terminal, in characters.
+#: Width of the table without a terminal, in characters.
 _WIDE = 200
 
 _DECIMALS = 6
 
 
 class Result:
-    """The columns and rows of a query, taken as they are needed.
+    """The columns and rows of a query; rows are read on demand.
 
     Args:
-        relation: what the query has given; None for a statement without a result.
+        relation: DuckDB's result; None for a statement without a result.
 
     Attributes:
-        begun: whether a row has been taken.
+        names: names of the columns.
+        begun: whether a row has been read.
     """
 
     def __init__(self, relation: DuckDBPyRelation | None) -> None:
@@ -53,11 +54,11 @@ class Result:
         self._json = [kind == "JSON" for kind in kinds]
 
     def rows(self) -> Iterator[list[Any]]:
-        """The rows; values are text, numbers, true and false, dates and times,
-        lists, dictionaries, or None.
+        """The rows. Values are texts, numbers, booleans, dates and times, lists,
+        dictionaries, or None.
 
         Raises:
-            QueryFailed: it cannot be evaluated.
+            QueryFailed: the query cannot be evaluated.
         """
         if self._relation is None:
             return
@@ -71,7 +72,7 @@ class Result:
                 yield from map(list, zip(*columns, strict=True))
 
     def json_rows(self) -> Iterator[list[Any]]:
-        """As :meth:`rows`, with the values of JSON columns parsed."""
+        """The rows of :meth:`rows` with the values of JSON columns parsed."""
         for row in self.rows():
             yield [
                 json.loads(value) if is_json and value is not None else value
@@ -81,7 +82,7 @@ class Result:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """DuckDB's errors become ours.
+    """Raise DuckDB's errors as :class:`QueryFailed`.
 
     Raises:
         QueryFailed: with DuckDB's text.
@@ -117,25 +118,25 @@ def print_table(result: Result, console: Console) -> None:
 
 
 def table_console(out: TextIO) -> Console:
-    """A console that cuts nothing where there is no terminal."""
+    """A console for tables; without a terminal it is wide, so that nothing is cut."""
     return Console(file=out, width=None if out.isatty() else _WIDE, highlight=False)
 
 
 def write_csv(result: Result, out: TextIO) -> None:
     """Write CSV (RFC 4180): a header, then the rows; None is an empty field.
 
-    A text that a spreadsheet would run as a formula gets an apostrophe before it.
+    A text that a spreadsheet would run as a formula gets an apostrophe as prefix.
     """
     writer = csv.writer(out)
     rows = result.rows()
-    first = list(islice(rows, 1))  # if it fails at once, nothing is written
+    first = list(islice(rows, 1))  # if the query fails at once, nothing is written
     writer.writerow([_no_formula(name) for name in result.names])
     for row in chain(first, rows):
         writer.writerow([None if value is None else _cell(value) for value in row])
 
 
 def write_json(result: Result, out: TextIO) -> None:
-    """Write a JSON array with an object for each row, a row on each line."""
+    """Write a JSON array with one object for each row, each on a line of its own."""
     names = _distinct(result.names)
     separator = "["
     for row in result.json_rows():
@@ -167,7 +168,7 @@ def _plain(value: Any, kind: pa.DataType) -> Any:
     return plain
 
 
-#: How texts begin that spreadsheets take for formulas.
+#: Prefixes of texts that spreadsheets run as formulas.
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -202,14 +203,14 @@ def _shown(value: Any) -> str:
 
 
 def _text_of(value: date | time) -> str:
-    """A moment as RFC 3339 has it, to the millisecond."""
+    """A date or time as in RFC 3339; times to the millisecond."""
     if isinstance(value, datetime):
         return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return value.isoformat()
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become null, as in other tools."""
+    """The value with null for NaN and infinity, which JSON lacks, as in other tools."""
     match value:
         case float() if not math.isfinite(value):
             return None
@@ -222,13 +223,13 @@ def _finite(value: Any) -> Any:
 
 
 def plain_json(value: Any) -> Any:
-    """A value as JSON has it."""
+    """A value as JSON data."""
     value = _finite(value)
     return _text_of(value) if isinstance(value, date | time) else value
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Names for members of an object: of two columns ``a`` the second is ``a_2``."""
+    """Unique names for the members of an object: a second ``a`` becomes ``a_2``."""
     seen: dict[str, int] = {}
     distinct = []
     for name in names:
