@@ -131,7 +131,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def headers(self) -> Mapping[str, Any]:
-        """AMQP headers; empty when there are none."""
+        """AMQP headers; empty if there are none."""
         properties = self.properties
         if type(properties) is Properties and not properties.has_headers:
             return {}  # known without decoding the properties
@@ -143,7 +143,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
         return count_in(self.headers, headers.ATTEMPT)
 
     def to_wire(self) -> Wire:
-        """The part the pool process needs."""
+        """The part that the pool needs."""
         properties = self.properties
         return (
             self.body,

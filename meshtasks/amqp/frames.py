@@ -112,7 +112,7 @@ def _method_frame(exchange: str, routing_key: str, channel_id: int) -> bytes:
 
 
 def _encoded(**values: Any) -> bytes:
-    """Flags and values of properties; the first has the highest bit."""
+    """Encode properties: flags, then values. The first property has the highest bit."""
     flags, encoded = 0, b""
     for index, (name, kind) in enumerate(PROPERTY_TYPES):
         if (value := values.get(name)) is not None:

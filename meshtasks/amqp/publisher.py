@@ -74,7 +74,7 @@ class Publisher:
         self._connection: Connection | None = None
         self._channel: Any = None
         # Delivery tag of the last message; messages in flight by tag; bytes not yet
-        # written to the socket; time of the last write or frame (monotonic).
+        # written to the socket; time of the last progress (monotonic seconds).
         self._published = 0
         self._unconfirmed: dict[int, Outgoing] = {}
         self._unwritten = bytearray()

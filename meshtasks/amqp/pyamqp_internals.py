@@ -91,7 +91,7 @@ class BaseConnection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships no
         return bool(self.on_inbound_frame((kind, channel_id, payload)))
 
     def is_readable(self, channel_id: int, payload: bytes) -> bool:
-        """Whether py-amqp can read a method."""
+        """Whether py-amqp can decode the payload of a method."""
         try:
             channel = self if channel_id == 0 else self.channels[channel_id]
             method = channel._METHODS[_METHOD_ID.unpack_from(payload)]  # noqa: SLF001 - those that it knows

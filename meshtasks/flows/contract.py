@@ -266,7 +266,14 @@ def handles(
     sinks: tuple[SinkKey[Any], ...],
     **options: Unpack[Options],
 ) -> Callable[[Handle], Handler]:
-    """Make the decorated function the handler of ``queue``."""
+    """Make the decorated function the :class:`Handler` of a queue.
+
+    Args:
+        queue: see :class:`Handler`, like all other arguments.
+        record: type of the records.
+        sinks: sinks that the function uses.
+        options: attributes that have a default.
+    """
 
     def made(handle: Handle) -> Handler:
         return Handler(queue, handle, record, sinks, **options)

@@ -181,7 +181,7 @@ def _original(entry: _Entry) -> FailedMessage:
     originals=originals,
 )
 def write_pending(batch: Batch[_Entry], sinks: Sinks) -> list[Outcome]:
-    """Write points that have waited; what the store refuses is dead."""
+    """Write points that have waited; lines that the store rejects are dead letters."""
     outcomes: list[Outcome] = [DONE] * len(batch.records)
     indices = [n for n, entry in enumerate(batch.records) for _ in entry.lines]
     lines = [line for entry in batch.records for line in entry.lines]

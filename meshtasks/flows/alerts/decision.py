@@ -162,7 +162,15 @@ def decide(
     flapping: Flapping,
     now: float,
 ) -> Decision:
-    """Decide what to do with a group now (epoch seconds)."""
+    """Decide what to do with a group.
+
+    Args:
+        group: the group.
+        members: its alerts.
+        route: its route.
+        flapping: when an alert counts as flapping.
+        now: epoch seconds.
+    """
     views = [_view(member, flapping, now) for member in members]
     open_ = [view for view in views if view.is_open]
     audible = [view for view in open_ if view.mute is None]

@@ -73,7 +73,12 @@ class Notification:
 
 
 class BadTemplate(MeshError):
-    """The template ``name`` cannot be used, for a ``reason``."""
+    """A template cannot be used.
+
+    Attributes:
+        name: name of the template: title, body, priority or tags.
+        reason: why it cannot be used.
+    """
 
     def __init__(self, name: str, reason: str) -> None:
         self.name, self.reason = name, reason

@@ -311,7 +311,7 @@ class AlertTables:
         self.record_action("silence ended", title, who, "", now)
 
     def acknowledge(self, alert: AlertState, who: str, now: float) -> None:
-        """Stop the reminders of this episode of an alert."""
+        """Stop reminders of this episode of an alert; add that to the history."""
         self.put_alert(replace(alert, acknowledged_by=who))
         self.record_action("acknowledged", alert.title, who, "", now)
 
