@@ -1,9 +1,10 @@
-"""From an AMQP message on a domain queue to a batch bounded by count, bytes and age.
+"""Takes in AMQP messages, and collects them in batches bounded by count, bytes and age.
 
-Celery drops a message without Celery headers, runs whatever a ``task`` header
-names, and acknowledges a body it cannot decode. Here the queue alone decides the
-task, and the body stays bytes. Nothing that takes a message in raises: an exception in
-the consumer's callback would end the worker, and the next one after it.
+Celery drops a message without Celery headers, runs whatever task a ``task`` header
+names, and acknowledges a body that it cannot decode. Here the queue alone determines
+the task, and the body stays bytes. No function that takes in a message raises: an
+exception in the consumer's callback would end the worker, and the broker would deliver
+the message to the next one.
 """
 
 from __future__ import annotations
@@ -21,25 +22,25 @@ from meshtasks.amqp.queues import BatchLimits
 from meshtasks.amqp.receiving import Message
 from meshtasks.outcome import Dead
 
-#: Deliveries after which the broker's count makes a message suspect.
+#: Number of deliveries, as counted by the broker, from which a message runs alone.
 _SUSPECT_DELIVERIES = 2
-#: No batch has so many messages that this many failed attempts do not make it one.
+#: Number of failed attempts after which any batch has shrunk to one message.
 _LARGEST_LEVEL = 9
 
 
 class Adapted(NamedTuple):
-    """A delivery, and why it is dead already if it is."""
+    """A delivery, and the reason if it is already dead."""
 
     delivery: Delivery
     dead: Dead | None
 
 
 def adapt(message: Message, queue: str, max_bytes: int, now: float) -> Adapted:
-    """Take a message in.
+    """Take in a message.
 
     Args:
-        queue: the queue it was consumed from, which is the name of its task.
-        max_bytes: a larger body is dead, unread.
+        queue: queue from which it was consumed; also the name of its task.
+        max_bytes: maximum size of a body; a larger one is dead without being read.
         now: epoch seconds.
     """
     delivery = delivery_of(message, now)
@@ -62,11 +63,11 @@ def adapt(message: Message, queue: str, max_bytes: int, now: float) -> Adapted:
 
 
 def _unpacked(delivery: Delivery) -> Adapted:
-    """The records of ``send_task(queue, args=[records])`` as a plain message."""
+    """Return the records of ``send_task(queue, args=[records])`` as a plain message."""
     try:
         args, kwargs, _embed = json.loads(delivery.body)
         records = args[0] if args else kwargs["records"]
-        # what JSON can spell and UTF-8 cannot, a lone surrogate, stays spelt out
+        # a lone surrogate, which JSON has and UTF-8 has not, is kept as its escape
         body = json.dumps(records, ensure_ascii=False).encode(errors="backslashreplace")
     except (ValueError, TypeError, LookupError, RecursionError):
         reason = (
@@ -86,7 +87,7 @@ def _unpacked(delivery: Delivery) -> Adapted:
 
 
 def _id_of(table: Mapping[str, Any]) -> str | None:
-    """The id of a Celery call, if it may be that of a message."""
+    """Return the id of a Celery call, if it is valid as a message id."""
     match table.get("id"):
         case str() as text:
             return short_text(text.encode(errors="backslashreplace")) or None
@@ -95,11 +96,11 @@ def _id_of(table: Mapping[str, Any]) -> str | None:
 
 
 class ShrinkLevel(NamedTuple):
-    """How carefully a message is batched: 0 with everything, then in batches
-    ten times smaller for every failed attempt, at last alone.
+    """How much smaller than usual the batch of a message is: at level 0 of full size,
+    then ten times smaller for each failed attempt, at last the message alone.
 
-    A message that fails its batch again and again is thus separated from its
-    neighbours before its retries are used up.
+    So a message that fails its batch repeatedly is separated from the others before its
+    retries are used up.
     """
 
     level: int
@@ -107,11 +108,11 @@ class ShrinkLevel(NamedTuple):
 
 
 def shrink_level_of(delivery: Delivery) -> ShrinkLevel:
-    """The level of a delivery."""
+    """Return the shrink level of a delivery."""
     table = delivery.headers
     if not table:
         return ShrinkLevel(0, single=False)
-    # of a message that was not delivered before, it is the sender's
+    # for a message that was not delivered before, the header was set by the sender
     deliveries = count_in(table, "x-delivery-count") if delivery.redelivered else 0
     if deliveries >= _SUSPECT_DELIVERIES or table.get(headers.SINGLE):
         return ShrinkLevel(_LARGEST_LEVEL, single=True)
@@ -122,10 +123,10 @@ class Buffer:
     """The open batch of one queue and level.
 
     Attributes:
-        bytes: of its messages.
-        count_limit: messages that make it full.
-        due: its oldest message has reached the age limit.
-        opened_at: when its first message was received, epoch seconds.
+        bytes: size of its messages.
+        count_limit: number of messages at which it is full.
+        due: whether it is to run although it is not full.
+        opened_at: time at which its first message was received, epoch seconds.
     """
 
     __slots__ = ("_deliveries", "_limits", "bytes", "count_limit", "due", "opened_at")
@@ -144,7 +145,7 @@ class Buffer:
         return len(self._deliveries)
 
     def add(self, delivery: Delivery) -> bool:
-        """Add one; true when the batch is full and must be taken."""
+        """Add a delivery; return whether the batch is full and must be taken."""
         if not self._deliveries:
             self.opened_at = delivery.received_at
         self._deliveries.append(delivery)
@@ -155,7 +156,7 @@ class Buffer:
         )
 
     def take(self) -> list[Delivery]:
-        """The batch; the buffer starts anew."""
+        """Return the batch, and empty the buffer."""
         deliveries, self._deliveries = self._deliveries, []
         self.bytes = 0
         self.due = False
@@ -163,15 +164,15 @@ class Buffer:
 
 
 class LeadingEdge:
-    """How long a queue's batches gather messages.
+    """Decides how long the batches of a queue collect messages.
 
-    A message that meets an idle queue goes at once; one that comes within the age limit
-    after a batch has started opens a batch that gathers. So a sparse message does not
-    wait, and a stream is batched as if each batch waited.
+    A message that arrives at an idle queue runs at once. A message that arrives within
+    the age limit after a batch has started opens a batch that collects messages. So a
+    sparse message does not wait, and a stream is batched as if each batch waited.
 
     Args:
         age_seconds: the age limit.
-        always: every batch gathers for so long after its first message.
+        always: whether every batch waits for the age limit after its first message.
     """
 
     def __init__(self, age_seconds: float, *, always: bool = False) -> None:
@@ -181,20 +182,21 @@ class LeadingEdge:
         self._started_at = float("-inf")
 
     def started(self, now: float) -> None:
-        """A batch has started, monotonic seconds."""
+        """Note that a batch has started; ``now`` is monotonic seconds."""
         self._running += 1
         self._started_at = now
 
     def ended(self) -> None:
-        """A batch has ended."""
+        """Note that a batch has ended."""
         self._running -= 1
 
     def wait_seconds(self, now: float) -> float:
-        """How long a batch that is opened now gathers, unless it is full before.
+        """Return how long a batch that is opened now collects, unless it is full.
 
-        It gathers for the whole age limit, not for what is left since the batch before
-        it started: a steady stream then makes no more batches than without the edge.
-        While that batch runs beyond the limit, this one ends when it does.
+        It collects for the whole age limit, not for the rest of it since the previous
+        batch started. So a steady stream makes no more batches than without this class.
+        If the previous batch runs longer than the age limit, this batch is due when the
+        previous one ends.
         """
         is_idle = not self._running and now - self._started_at >= self._age_seconds
         return 0.0 if is_idle and not self._always else self._age_seconds

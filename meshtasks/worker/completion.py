@@ -1,4 +1,5 @@
-"""What follows the end of a batch: its messages are acknowledged, or moved first."""
+"""Ends batches: acknowledges their messages, or first publishes retries and dead
+letters."""
 
 from __future__ import annotations
 
@@ -31,24 +32,25 @@ CONNECTION_ERRORS = (
 
 
 class Counts:
-    """What is counted of batches: nothing, in a worker that shows no metrics."""
+    """Counters of batches. This base class counts nothing, for workers without
+    metrics."""
 
     def start(self) -> None:
-        """Show them."""
+        """Start to serve the metrics."""
 
     def stop(self) -> None:
-        """Show them no more."""
+        """Stop serving the metrics."""
 
     def connected(self, *, is_connected: bool) -> None:
         """Note whether the worker consumes."""
 
     def follow(self, consumer: QueueConsumer) -> None:
-        """Look at this consumer, too."""
+        """Include a consumer in the metrics."""
 
     def finished(
         self, queue: str, result: BatchResult, resolution: Resolution, now: float
     ) -> None:
-        """Count a batch that the pool answered.
+        """Count a batch that the pool has finished.
 
         Args:
             now: epoch seconds.
@@ -58,24 +60,24 @@ class Counts:
         """Count calls of sinks."""
 
     def lost(self, queue: str) -> None:
-        """Count a batch that the pool did not answer."""
+        """Count a batch that was lost."""
 
     def moved(self, queue: str, resolution: Resolution) -> None:
         """Count the retries and dead letters that the broker has confirmed."""
 
     def rejected(self, queue: str, count: int) -> None:
-        """Count messages that the broker dead-letters by itself."""
+        """Count messages that were rejected, so that the broker dead-letters them."""
 
 
 class Completion:
-    """Carries resolutions out: acknowledgements, retries and dead letters.
+    """Carries out resolutions: acknowledgements, retries and dead letters.
 
     Args:
-        loop: the event loop, where all of this runs.
-        breaker: learns what batches found out about sinks.
-        recorder: notes what explains holes.
-        run_in_parts: runs a batch that was lost again.
-        reconnect: gives the connection up, with the reason.
+        loop: the event loop, in which this runs.
+        breaker: gets what batches found out about sinks.
+        recorder: records what explains gaps.
+        run_in_parts: runs a lost batch again.
+        reconnect: drops the connection, for the given reason.
     """
 
     def __init__(
@@ -118,13 +120,13 @@ class Completion:
         self._breaker.ended(sinks, result, started_at)
 
     def dead_on_arrival(self, consumer: QueueConsumer, adapted: Adapted) -> None:
-        """Dead-letter a message that never reached a batch."""
+        """Dead-letter a message that did not reach a batch."""
         if adapted.dead is not None:
             dead = consumer.resolver.dead(adapted.delivery, adapted.dead, time.time())
             self._carry_out(consumer, dead)
 
     def set_aside(self, consumer: QueueConsumer, deliveries: list[Delivery]) -> None:
-        """Move messages whose queue is paused into the broker."""
+        """Publish messages whose queue is paused to the broker again."""
         resolution = consumer.resolver.set_aside(deliveries, time.time())
         self._carry_out(consumer, resolution)
 
@@ -156,7 +158,7 @@ class Completion:
             return
         published = partial(self._on_published, consumer, resolution)
         if consumer.resolver.to_its_end and not resolution.dead:
-            # once: it must not wait for room in the queue that it came from
+            # one attempt only: it must not wait for room in its own queue
             request = PublishRequest(resolution.outgoing, published)
         else:
             request = PublishRequest(
@@ -174,7 +176,7 @@ class Completion:
     def _on_published(
         self, consumer: QueueConsumer, resolution: Resolution, error: Exception | None
     ) -> None:
-        """What stands for messages is in the broker, or never will be; called in the
+        """Continue when the publishing was confirmed or refused; called in the
         republisher's thread."""
         if error is None:
             self._loop.soon(self._on_moved, consumer, resolution)

@@ -1,8 +1,8 @@
-"""Hands batches to the pool, as many at a time as it has processes.
+"""Dispatches batches to the pool, at most one per process.
 
-Batches wait here rather than in the pool's pipes: a batch that has not started
-can still be set aside when its sink goes down, and an open batch may go on
-growing while every process is busy.
+Batches wait here, not in the pool's pipes. So a batch that has not started can be set
+aside if its sink becomes unavailable, and an open batch can grow while all processes
+are busy.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from meshtasks.worker.celery_internals import EventLoop, PoolRequest, pool_size
 from meshtasks.worker.queue_consumer import QueueConsumer
 from meshtasks.worker.results import BatchResult
 
-#: Beyond its queue's time limit, how long a batch may go unanswered.
+#: Time after the queue's time limit in which the pool must report a batch.
 _GRACE_SECONDS = 60.0
 
 
-#: The request, its result, and why there is none.
+#: Called with the request, its result or None, and the reason if there is no result.
 OnResult = Callable[["BatchRequest", BatchResult | None, str], None]
 
 
@@ -40,8 +40,9 @@ class PendingBatch(NamedTuple):
 
 
 class WaitingBatches:
-    """The waiting batches of each consumer, in their order: after a crash there may be
-    thousands, of a message each, and every message that arrives asks for the next."""
+    """The waiting batches of each consumer, in order. After a crash there may be
+    thousands, of one message each, so the next is found without a search through all
+    of them for every message that arrives."""
 
     def __init__(self) -> None:
         self._batches: dict[QueueConsumer, deque[tuple[int, list[Delivery]]]] = {}
@@ -51,7 +52,7 @@ class WaitingBatches:
         return bool(self._batches)
 
     def append(self, consumer: QueueConsumer, deliveries: list[Delivery]) -> None:
-        """Add a batch behind all others."""
+        """Add a batch after all others."""
         self._last += 1
         self._of(consumer).append((self._last, deliveries))
 
@@ -62,7 +63,7 @@ class WaitingBatches:
             self._of(consumer).appendleft((self._first, deliveries))
 
     def first(self, admits: Callable[[QueueConsumer], bool]) -> PendingBatch | None:
-        """Take out the first batch of those consumers."""
+        """Remove and return the first batch of a consumer that ``admits`` accepts."""
         consumer = min(
             filter(admits, self._batches),
             key=lambda each: self._batches[each][0][0],
@@ -76,16 +77,16 @@ class WaitingBatches:
         return PendingBatch(consumer, deliveries)
 
     def take(self, consumer: QueueConsumer) -> list[Delivery]:
-        """Take out the messages of a consumer."""
+        """Remove and return the messages of a consumer."""
         batches = self._batches.pop(consumer, ())
         return [delivery for _, deliveries in batches for delivery in deliveries]
 
     def messages_of(self, consumer: QueueConsumer) -> int:
-        """How many messages of a consumer wait."""
+        """Return the number of waiting messages of a consumer."""
         return sum(len(each) for _, each in self._batches.get(consumer, ()))
 
     def clear(self) -> None:
-        """Drop everything."""
+        """Remove everything."""
         self._batches.clear()
 
     def _of(self, consumer: QueueConsumer) -> deque[tuple[int, list[Delivery]]]:
@@ -93,12 +94,12 @@ class WaitingBatches:
 
 
 class FinishedBatch(NamedTuple):
-    """A batch that the pool is done with.
+    """A batch that the pool has finished, or lost.
 
     Attributes:
         started_at: monotonic seconds.
-        result: None when the pool process was lost, or the task failed as a whole.
-        reason: of the loss.
+        result: None if the pool process was lost, or the task failed as a whole.
+        reason: why there is no result.
     """
 
     consumer: QueueConsumer
@@ -114,13 +115,13 @@ class BatchRequest(PoolRequest):
 
     Args:
         celery_consumer: the worker's consumer.
-        queue: the queue, whose name is the task's.
+        queue: name of the queue, and of its task.
         wires: the messages.
-        away: sinks that it is not to call.
+        away: names of sinks that must not be called.
         time_limit_seconds: a batch that runs longer is killed.
-        on_result: called once with this request, the result (None when the batch
-            was lost) and the reason of a loss; in the pool's thread if the pool
-            has threads.
+        on_result: called once with this request, the result (None if the batch was
+            lost) and the reason of the loss; in the pool's thread if the pool has
+            threads.
     """
 
     def __init__(
@@ -143,8 +144,8 @@ class BatchRequest(PoolRequest):
 
     @override
     def succeeded(self, result: BatchResult, runtime: float) -> None:
-        """Tell monitors: a batch with a dead letter has failed, one that all goes back
-        to wait is retried, and all else has succeeded."""
+        """Send an event to monitors: a batch with a dead letter has failed, a batch of
+        retries only is retried, and any other has succeeded."""
         shown = {"result": repr(result), "runtime": runtime}
         worst = result.worst
         if worst is None:
@@ -157,7 +158,7 @@ class BatchRequest(PoolRequest):
 
     @override
     def lost(self, reason: str) -> None:
-        """Run nothing more of it here: its messages are run again."""
+        """Report that there is no result; the caller runs the messages again."""
         self._on_result(self, None, reason)
 
 
@@ -167,13 +168,14 @@ class _Running(NamedTuple):
 
 
 class Dispatcher:
-    """The batches of one worker on their way through the pool.
+    """Dispatches the batches of one worker to the pool.
 
     Args:
         celery_consumer: the worker's consumer.
-        consumers: the consumers to take due batches from.
-        breaker: the circuits of the sinks, which admit batches and see them start.
-        on_finished: called in the event loop for every batch.
+        loop: the event loop in which ``on_finished`` is called.
+        consumers: returns the consumers from which to take due batches.
+        breaker: circuits of the sinks; they admit batches.
+        on_finished: called for every batch that ends.
     """
 
     def __init__(
@@ -192,12 +194,12 @@ class Dispatcher:
         self._waiting = WaitingBatches()
         self._running: dict[BatchRequest, _Running] = {}
         self._pumping = False
-        #: Runs the batches of handlers that are not for the pool.
+        #: Runs the batches of handlers that do not run in the pool.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mesh-pending")
 
     @property
     def pool_size(self) -> int:
-        """Processes or threads of the pool."""
+        """Number of processes or threads of the pool."""
         return pool_size(self._celery_consumer)
 
     @property
@@ -211,9 +213,9 @@ class Dispatcher:
         self.pump()
 
     def add_in_parts(self, batch: PendingBatch) -> None:
-        """Run a batch again, before everything else, in as many parts as each then has
-        messages: who ends the process is found with few ends, and most of its
-        neighbours are not run alone."""
+        """Run a batch again before all others, in as many parts as each part has
+        messages. So a message that kills its process is found after few such ends, and
+        most of the others need not run alone."""
         deliveries = batch.deliveries
         size = isqrt(len(deliveries))
         parts = [deliveries[at : at + size] for at in range(0, len(deliveries), size)]
@@ -221,24 +223,24 @@ class Dispatcher:
         self.pump()
 
     def take_back(self, consumer: QueueConsumer) -> list[Delivery]:
-        """The messages of a consumer that have not been given to the pool."""
+        """Remove and return the messages of a consumer that the pool does not have."""
         return self._waiting.take(consumer)
 
     def waiting_of(self, consumer: QueueConsumer) -> int:
-        """Messages of a consumer that have not been given to the pool."""
+        """Return how many messages of a consumer the pool does not have."""
         return self._waiting.messages_of(consumer)
 
     def forget(self) -> None:
-        """Drop everything; results of what runs are ignored."""
+        """Drop all batches; results of running ones are ignored."""
         self._waiting.clear()
         self._running.clear()
 
     def stop(self) -> None:
-        """Start nothing more in the thread."""
+        """Start no more batches in the thread."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def overdue(self, now: float) -> Iterator[str]:
-        """Ids of batches that the pool should have answered long ago.
+        """Yield the ids of batches that the pool should have finished long ago.
 
         Args:
             now: monotonic seconds.
@@ -260,7 +262,7 @@ class Dispatcher:
             self._pumping = False
 
     def _next(self) -> PendingBatch | None:
-        """The batch to run next; those of alerts go before all others."""
+        """Return the batch to run next; batches of urgent queues are first."""
         due = {
             consumer: since
             for consumer in self._consumers()
@@ -314,14 +316,14 @@ class Dispatcher:
     def _on_result(
         self, request: BatchRequest, result: BatchResult | None, reason: str
     ) -> None:
-        """The pool answered; called in any thread."""
+        """Process a result of the pool; may be called in any thread."""
         self._loop.soon(self._finish, request, result, reason)
 
     def _finish(
         self, request: BatchRequest, result: BatchResult | None, reason: str
     ) -> None:
         running = self._running.pop(request, None)
-        if running is not None:  # else forgotten: its messages come again
+        if running is not None:  # else it was dropped, and its messages come again
             batch, started_at = running
             batch.consumer.batch_ended(time.monotonic())
             self._on_finished(

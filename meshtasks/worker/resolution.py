@@ -1,6 +1,6 @@
-"""From the result of a batch to what is acknowledged and what is published.
+"""Decides what to acknowledge and what to publish for the result of a batch.
 
-Decisions only: nothing here touches the network.
+This module has no side effects: it does not use the network.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-#: The longest wait is reached long before.
+#: Maximum exponent of the backoff; the maximum wait is reached long before.
 _LARGEST_EXPONENT = 30
 
 
@@ -43,11 +43,11 @@ class Resolution:
     """What to do with the messages of a batch.
 
     Attributes:
-        done: tags to acknowledge now.
-        moved: tags to acknowledge once ``outgoing`` is confirmed.
-        outgoing: retries and dead letters.
-        retried: how many of ``outgoing`` are retries, by class name of the fault.
-        dead: the same of dead letters.
+        done: delivery tags to acknowledge now.
+        moved: delivery tags to acknowledge once ``outgoing`` is confirmed.
+        outgoing: retries and dead letters to publish.
+        retried: number of retries by class name of the error.
+        dead: number of dead letters by class name of the error.
     """
 
     done: list[int] = field(default_factory=list)
@@ -57,12 +57,12 @@ class Resolution:
     dead: Counter[str] = field(default_factory=Counter)
 
     def retry(self, message: Outgoing, error_type: str) -> None:
-        """Send a message to a retry queue."""
+        """Add a message for a retry queue."""
         self.outgoing.append(message)
         self.retried[error_type] += 1
 
     def dead_letter(self, letter: Outgoing, error_type: str) -> None:
-        """Send a message to the dead-letter queue."""
+        """Add a message for the dead-letter queue."""
         self.outgoing.append(letter)
         self.dead[error_type] += 1
 
@@ -72,16 +72,18 @@ class OutcomeResolver:
     """Resolves the batches of one queue.
 
     Attributes:
-        policy: its retry options.
+        policy: retry options of the queue.
         levels: seconds of the retry queues, ascending.
-        worker: name of this worker, for the dead letter.
-        source: the partition that they come from, if the queue has any.
-        on_exhausted: what is published beside the dead letter of a message after its
-            last retry (its body is the JSON of the records that failed), and why.
-        originals: what is dead-lettered in the place of a message.
-        to_its_end: what waits for a sink does so in this queue, at its end. By way of a
-            retry queue it would not come back to one that is full: RabbitMQ tries that
-            every three minutes, 32 messages at a time, whatever waits behind them.
+        worker: name of this worker, for dead letters.
+        source: partition from which the messages come, if the queue has partitions.
+        on_exhausted: returns what to publish beside the dead letter of a message after
+            its last retry; called with the envelope (its body is the JSON of the failed
+            records) and the reason.
+        originals: returns the messages to dead-letter instead of a message.
+        to_its_end: whether a message that waits for a sink is published to the end of
+            its own queue. From a retry queue it would not return to a queue that is
+            full: RabbitMQ tries this every three minutes, with 32 messages at a time,
+            whatever waits behind them.
     """
 
     queue: str
@@ -102,11 +104,11 @@ class OutcomeResolver:
         task_id: str,
         now: float,
     ) -> Resolution:
-        """Resolve a batch that the pool answered.
+        """Resolve a batch that the pool has finished.
 
         Args:
-            verdicts: by sink, whether a retry caused by it counts against a
-                message. One that was not tried never does.
+            verdicts: by sink, whether a retry because of it counts as an attempt of the
+                message. A record that was not tried never counts.
         """
         if not result.failures:
             return Resolution(done=[delivery.tag for delivery in deliveries])
@@ -153,8 +155,8 @@ class OutcomeResolver:
         return resolution
 
     def set_aside(self, deliveries: list[Delivery], now: float) -> Resolution:
-        """Resolve messages held while their queue is paused: they wait in the
-        shortest retry queue and then in their own, and it does not count."""
+        """Resolve messages that are held while their queue is paused: they wait in the
+        shortest retry queue and then in their own. This counts no attempt."""
         resolution = Resolution(moved=[delivery.tag for delivery in deliveries])
         for delivery in deliveries:
             failing = FailedMessage(delivery, self.queue, delivery.body)
@@ -180,7 +182,7 @@ class OutcomeResolver:
         now: float,
         single: bool = False,
     ) -> None:
-        """Add a failure to its batch's resolution."""
+        """Add a failure to the resolution of its batch."""
         body = delivery.body if failure.body is None else failure.body
         failing = FailedMessage(delivery, self.queue, body, failure.record_index)
         outcome = failure.outcome
@@ -223,20 +225,20 @@ class OutcomeResolver:
     def _given(
         self, what: str, give: Callable[[], Sequence[_T]], kind: type[_T]
     ) -> list[_T]:
-        """What a flow gives for a message; nothing if it fails, for this runs in the
-        consuming process, and the message must not be lost for it."""
+        """Return what a flow gives for a message, or nothing if the flow fails: this
+        runs in the consuming process, and the message must not be lost."""
         try:
             given = [*give()]
             if all(isinstance(each, kind) for each in given):
                 return given
             fault = f"it gave something else than {kind.__name__}"
-        except Exception as error:  # noqa: BLE001 - it is a flow's own code
+        except Exception as error:  # noqa: BLE001 - code of a flow may raise anything
             fault = told(error)
         logger.error("%s of the handler of %s failed: %s", what, self.queue, fault)
         return []
 
     def _backoff_seconds(self, attempt: int) -> float:
-        """Celery's own backoff."""
+        """Return Celery's own backoff."""
         return float(
             get_exponential_backoff_interval(
                 factor=self.policy.retry_backoff,
@@ -248,9 +250,9 @@ class OutcomeResolver:
 
 
 def _verdict(outcome: Retry | Dead, verdicts: Mapping[str, FailedTry]) -> FailedTry:
-    """Whether a failure counts, and how long its message must wait at least.
+    """Return whether a failure counts, and how long its message must wait at least.
 
-    The wait that a sink asked for is its circuit's: the message need only wait in its
+    If a sink requests a wait, its circuit observes it: the message only waits in its
     queue, which is paused.
     """
     if not isinstance(outcome, Retry):

@@ -1,4 +1,4 @@
-"""What became of a batch: its failures, folded from the outcomes of its records."""
+"""Results of batches: failures of messages, folded from the outcomes of records."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from meshtasks.text import clip
 from meshtasks.timing import SinkCall
 from meshtasks.worker.decode import Several
 
-#: How the result of a batch begins that only found a sink in trouble.
+#: Beginning of the result of a batch that only found a sink unavailable.
 WAITING_FOR = "waiting for"
 
-#: What failed of a message: the places of the records in it, and why.
+#: Failed records of a message: index in the message, and outcome.
 FailedRecords = list[tuple[int, Retry | Dead]]
-#: Of many dead records of one message, so many are quoted, each so far.
+#: How many reasons, and how many characters of each, are quoted in a dead letter of
+#: many records.
 _QUOTED = 3
 _QUOTED_CHARS = 200
 
 
 class Failure(NamedTuple):
-    """A message, or some records of it, that did not end in ``Done``.
+    """A message, or some of its records, whose outcome is not ``Done``.
 
     Attributes:
-        position: of the message in the batch.
-        outcome: why, and what to do.
-        body: JSON of the failed records when not the whole message failed.
-        record_index: place of the record when it is a single one of an array.
+        position: position of the message in the batch.
+        outcome: the reason, and what to do.
+        body: JSON of the failed records, if not the whole message failed.
+        record_index: index of the record, if it is a single record of an array.
     """
 
     position: int
@@ -42,19 +43,19 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class BatchResult:
-    """What became of a batch; only failures are listed.
+    """Result of a batch; only failures are listed.
 
     Attributes:
-        messages: messages in the batch.
-        records: valid records in them.
-        failures: in order of the messages; empty when all are done.
-        seconds: it took in the pool, decoding and sinks included.
-        sink_calls: what its handler asked of sinks.
-        empty: messages without a body that ask for nothing.
-        deferred: what was found of sinks whose part of it now waits in their queues.
-        done: records that are done.
-        aside: those of them whose points wait in a queue.
-        seen: what the batch had of each sensor.
+        messages: number of messages in the batch.
+        records: number of valid records in them.
+        failures: failures in order of the messages; empty if all are done.
+        seconds: time in the pool, including decoding and sinks.
+        sink_calls: calls of sinks by the handler.
+        empty: number of messages without a record.
+        deferred: failures of sinks whose part of the batch now waits in their queues.
+        done: number of records that are done.
+        aside: number of these whose points wait in a queue.
+        seen: activity of each sensor in the batch.
     """
 
     messages: int
@@ -70,13 +71,12 @@ class BatchResult:
 
     @property
     def dead(self) -> int:
-        """Failures that go to the dead-letter queue."""
+        """Number of failures that go to the dead-letter queue."""
         return sum(isinstance(failure.outcome, Dead) for failure in self.failures)
 
     @property
     def worst(self) -> Retry | Dead | None:
-        """The first dead letter; else the first retry, if all messages go back to
-        wait."""
+        """The first dead letter; else the first retry, if all messages are retried."""
         outcomes = [failure.outcome for failure in self.failures]
         if self.dead:
             return next(each for each in outcomes if isinstance(each, Dead))
@@ -88,7 +88,7 @@ class BatchResult:
 
     @property
     def waits_for(self) -> str:
-        """The sink in trouble that all of it has to wait for; empty if none is."""
+        """Name of the unavailable sink for which all messages wait; empty if none."""
         outcomes = [failure.outcome for failure in self.failures]
         sinks = {each.sink for each in outcomes if isinstance(each, Retry)}
         if len(outcomes) == self.messages and not self.dead and len(sinks) == 1:
@@ -97,7 +97,7 @@ class BatchResult:
 
     @override
     def __repr__(self) -> str:
-        """The line that Flower shows as the task's result."""
+        """Return the line that Flower shows as the result of the task."""
         if sink := self.waits_for:
             return f"{WAITING_FOR} {sink}: {self.messages} messages"
         retry = len(self.failures) - self.dead
@@ -111,11 +111,11 @@ class BatchResult:
 def by_message(
     records: Iterable[tuple[Outcome, int, int | None]], bad: Mapping[int, FailedRecords]
 ) -> tuple[list[Failure], dict[int, FailedRecords]]:
-    """The messages that failed as a whole, and what failed of the others.
+    """Return the messages that failed as a whole, and the failed records of others.
 
     Args:
-        records: outcome of each, position of its message, place in that.
-        bad: what failed already, by the position of the message.
+        records: for each record, its outcome, position of its message, index in it.
+        bad: records that have failed before, by position of the message.
     """
     whole: list[Failure] = []
     parts = dict(bad)
@@ -132,8 +132,8 @@ def by_message(
 def fold(
     message: int, failed: FailedRecords, form: Several, max_dead_records: int
 ) -> list[Failure]:
-    """What failed of one message becomes a dead letter for each record, or one for all
-    if they are many, and one retry."""
+    """Fold the failed records of one message into a dead letter for each record (or one
+    for all, if there are more than ``max_dead_records``), and one retry."""
     members = form.members()
     dead = [(place, each) for place, each in failed if isinstance(each, Dead)]
     retries = [(place, each) for place, each in failed if isinstance(each, Retry)]
@@ -156,7 +156,7 @@ def _part(
     members: Sequence[bytes],
     form: Several,
 ) -> Failure:
-    """The failure of some records of a message together."""
+    """Return one failure for some records of a message."""
     if len(failed) == len(members):
         return Failure(message, outcome)
     body = form.message_of([members[place] for place, _ in failed])
@@ -164,7 +164,7 @@ def _part(
 
 
 def _all_of(dead: Sequence[tuple[int, Dead]], total: int) -> Dead:
-    """Many deaths of one message as one."""
+    """Return one outcome for many dead records of a message."""
     told = "; ".join(
         f"[{place}] {clip(each.reason, _QUOTED_CHARS)}"
         for place, each in dead[:_QUOTED]

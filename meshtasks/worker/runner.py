@@ -1,7 +1,7 @@
-"""What runs in the pool: decode a batch, call its handler, fold the outcomes.
+"""Runs a batch in the pool: decodes it, calls the handler, and folds the outcomes.
 
-The consuming process only moves bytes; everything that looks into a message
-happens here, so that it costs the pool and not the consumer.
+The consuming process only moves bytes. All work on the content of messages is done
+here, so that the pool does it and not the consuming process.
 """
 
 from __future__ import annotations
@@ -51,31 +51,33 @@ logger = logging.getLogger(__name__)
 
 
 class HandlerFault(AssertionError):
-    """A handler did not keep to its contract."""
+    """A handler violated its contract."""
 
 
-#: Where MQTT messages come from. One without a body withdraws a retained message: it
-#: says nothing, and is no fault.
+#: Exchange of MQTT messages. A message without a body deletes a retained message; it
+#: has no record, and is not an error.
 _MQTT_EXCHANGE = "amq.topic"
 _NOTHING = Decoded([], ())
-#: Of a class of errors.
+#: Maximum length of the name of an error's class.
 _LONGEST_NAME = 100
-#: So many records in a row that fail by themselves, with what may pass, are not at
-#: fault: the others are not tried, which may take long for each.
+#: Number of consecutive records, handled one by one, that fail transiently, after which
+#: the remaining records are not tried. The cause is then not in single records, and
+#: each attempt may take long.
 _HOPELESS = 3
 
 
 class _Read(NamedTuple):
-    """What messages hold.
+    """The content of messages.
 
     Attributes:
-        batch: the valid records.
-        positions: of the messages they came in.
-        indexes: as in the batch.
-        failures: messages without one.
-        several: records that came in other forms than an array, by position.
-        bad: records that are not valid, likewise.
-        empty: how many messages say nothing.
+        batch: valid records.
+        positions: for each record, the position of its message.
+        indexes: for each record, its index in its message, as in the batch.
+        failures: messages without a valid record.
+        several: form of messages of several records that are not an array, by position
+            of the message.
+        bad: invalid records, by position of the message.
+        empty: number of messages without a record.
     """
 
     batch: Batch[Any]
@@ -91,8 +93,8 @@ class BatchRunner:
     """Runs the batches of one queue with its handler.
 
     Args:
-        handler: the queue's handler.
-        settings: the sinks are opened from these, once per thread.
+        handler: handler of the queue.
+        settings: settings with which the sinks are opened, once per thread.
     """
 
     def __init__(self, handler: Handler, settings: Settings) -> None:
@@ -103,14 +105,14 @@ class BatchRunner:
         self._max_dead_records = limits.max_dead_records
         self._max_message_bytes = limits.max_message_bytes
         self._max_retries = limits.retry.max_retries
-        self._logged: set[str] = set()  # types of errors
+        self._logged: set[str] = set()  # class names of errors
 
     def __call__(self, wires: list[Wire], away: Collection[str] = ()) -> BatchResult:
-        """Decode, handle, fold; take the time of it.
+        """Decode and handle a batch, fold its outcomes, and measure the time.
 
         Args:
             wires: the messages.
-            away: sinks that are not to be called, if the handler defers.
+            away: names of sinks that must not be called, if the handler defers.
         """
         began = time.perf_counter()
         sinks = thread_sinks(self._settings)
@@ -125,8 +127,8 @@ class BatchRunner:
         )
 
     def _run(self, wires: list[Wire]) -> tuple[int, list[Failure], int, int]:
-        """The number of valid records, what failed in order of the messages, the
-        number of messages that say nothing, and that of records that are done."""
+        """Return the number of valid records, the failures in order of the messages,
+        the number of messages without a record, and the number of records done."""
         read = self._read(wires)
         batch, failures, count = read.batch, read.failures, len(read.positions)
         outcomes = self._handle(batch, lambda: self._read(wires).batch)
@@ -142,7 +144,7 @@ class BatchRunner:
         return count, failures, read.empty, done
 
     def _read(self, wires: list[Wire]) -> _Read:
-        """The valid records of messages, and what is wrong with the others."""
+        """Decode messages into valid records, and reasons for the others."""
         queue = self._handler.queue
         read = _Read(Batch(queue, [], [], []), [], [], [], {}, {})
         batch, positions, empty = read.batch, read.positions, 0
@@ -180,12 +182,12 @@ class BatchRunner:
             positions.extend(repeat(position, len(decoded.records)))
             if decoded.bad:
                 read.bad[position] = [(place, dead) for place, dead in decoded.bad]
-        # the handler may do with its lists what it likes
+        # a copy, because the handler may change its lists
         return read._replace(indexes=[*batch.indexes], empty=empty)
 
     def _decode_other(self, wires: list[Wire], position: int) -> Decoded:
-        """The records of a body that does not begin as an object. What is around its
-        JSON is taken off the wire, too, for those who look at the body again."""
+        """Decode a body that does not begin as an object. Bytes around its JSON are
+        removed from the wire as well, for later readers of the body."""
         body, exchange, *_ = wire = wires[position]
         if not body and exchange == _MQTT_EXCHANGE:
             return _NOTHING
@@ -197,17 +199,17 @@ class BatchRunner:
     def _handle(
         self, batch: Batch[Any], again: Callable[[], Batch[Any]] | None = None
     ) -> list[Outcome]:
-        """One outcome per record, whatever the handler does.
+        """Return one outcome per record, whatever the handler does.
 
-        What is dead for a whole batch is so because of some records: they are handled
-        one by one instead. What nobody foresaw may pass; if it comes when some have
-        been tried before, each is handled by itself, too, for the others must not be
-        given up with the one that always fails.
+        If a whole batch would be dead because of some records, its records are handled
+        one by one instead. An unexpected exception may be transient, so the batch is
+        retried. If some messages have been tried before, its records are handled one by
+        one as well, so that the good ones are not given up with the one that fails.
 
         Args:
             batch: the records.
-            again: reads them again, since the handler may have changed them; None for
-                a single record of a batch that failed, as the log knows.
+            again: decodes the records again, because the handler may have changed them;
+                None for a single record of a batch that failed, whose error is logged.
         """
         count = len(batch.records)
         if not count:
@@ -226,7 +228,7 @@ class BatchRunner:
         return self._one_by_one(batch)
 
     def _was_tried(self, batch: Batch[Any]) -> bool:
-        """Whether there are messages whose retries are counted already."""
+        """Whether some messages have used up a retry, or there are no retries."""
         return not self._max_retries or any(
             headers.ATTEMPT in envelope.headers for envelope in batch.envelopes
         )
@@ -260,8 +262,8 @@ class BatchRunner:
         return [_plain(each) for each in given]
 
     def _fate(self, error: BaseException, *, one_of_many: bool) -> Retry | Dead:
-        """What an exception of the handler stands for; one that nobody foresaw is in
-        the log, with its traceback the first time that its type is met."""
+        """Return the outcome that an exception of the handler means. An unexpected
+        exception is logged, with its traceback if its class is new."""
         outcome = _plain(outcome_of(error))
         kind = outcome.error_type
         if outcome.traceback and not (one_of_many and kind in self._logged):
@@ -278,11 +280,11 @@ _O = TypeVar("_O", bound=Outcome)
 
 
 def _plain(outcome: _O) -> _O:
-    """An outcome as it goes to the consuming process and into headers: text without
-    secrets, and a number of seconds. A flow may have put there what it liked.
+    """Return an outcome that is safe for the consuming process and for headers: texts
+    without secrets, and a finite number of seconds. A flow may have set any value.
 
     Raises:
-        HandlerFault: it is no outcome.
+        HandlerFault: it is not an outcome.
     """
     match outcome:
         case Done():
@@ -318,7 +320,7 @@ _local = threading.local()
 
 
 def thread_sinks(settings: Settings) -> Sinks:
-    """The sinks of this thread of this process; a forked child opens its own."""
+    """Return the sinks of this thread and process; a forked child opens its own."""
     if getattr(_local, "pid", None) != os.getpid():
         _local.pid = os.getpid()
         _local.sinks = Sinks(settings)
