@@ -1,4 +1,4 @@
-"""The circuits of all sinks of one worker, and the tries that close them again."""
+"""Circuits of all sinks of one worker, and the batches that test and close them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from meshtasks.worker.results import BatchResult
 
 logger = get_logger(__name__)
 
-#: The event loop may wake a moment too early by our clock.
+#: Added to waits, because the event loop may wake slightly too early by our clock.
 _MARGIN_SECONDS = 0.01
-#: How often it is logged that a circuit is still open.
+#: Interval at which an open circuit is logged again.
 _REMIND_SECONDS = 60.0
 
 
 class _Circuits(dict[str, Circuit]):
-    """The circuits, each made when it is first asked for."""
+    """Circuits by sink; each is created when it is first used."""
 
     def __init__(self, steady_seconds: Mapping[str, float]) -> None:
         super().__init__()
@@ -34,21 +34,23 @@ class _Circuits(dict[str, Circuit]):
 
 
 class Breaker:
-    """Opens circuits when batches find their sinks in trouble, and lets one batch at a
-    time try those whose wait is over. Lives in the event loop; what only reads may be
-    asked by any thread.
+    """Opens circuits when batches find their sinks unavailable; when the wait of a
+    circuit is over, one batch at a time tests the sink. It runs in the event loop;
+    methods that only read may be called from any thread.
 
     Args:
-        on_change: called when queues may have to pause, try or resume.
-        later: runs a callback in the event loop after so many seconds.
-        clock: monotonic seconds, as the batches' starts are given in.
-        waits_in: the queue where what is for a sink may wait while it is away, by sink.
-            A handler that names both needs one of them only, whose circuits are alike.
-        is_consumed: whether a queue is consumed here. What waits in it then tries
-            the sink, so that no other batch has to.
-        steady_seconds: of circuits whose sinks are given work seldom, by sink.
-        on_circuit: called with a sink whose circuit has opened, and why, or has
-            closed, and nothing.
+        on_change: called when queues may have to be paused, tested or resumed.
+        later: calls a function in the event loop after a number of seconds.
+        clock: returns monotonic seconds, as used for the starts of batches.
+        waits_in: by sink, the queue in which messages for the sink may wait while it is
+            unavailable. A handler that names both the sink and the queue needs only one
+            of them. The queue has a circuit like a sink.
+        is_consumed: whether this worker consumes a queue. The messages waiting in it
+            then test the sink, so that no other batch has to.
+        steady_seconds: by sink, how long the circuits of rarely used sinks must be
+            closed to count as steady.
+        on_circuit: called with the sink, and the reason if its circuit has opened or
+            the empty text if it has closed.
     """
 
     def __init__(
@@ -68,14 +70,14 @@ class Breaker:
         self._is_consumed = is_consumed
         self._clock = clock
         self._circuits = _Circuits(steady_seconds or {})
-        self._trials: dict[str, float] = {}  # sink → when its batch began
-        self._noted: set[str] = set()  # sinks whose calls are known
+        self._trials: dict[str, float] = {}  # sink → start of the batch that tests it
+        self._noted: set[str] = set()  # sinks that report their calls
         self._reminded_at: dict[str, float] = {}
 
-    # --- what may be done ---------------------------------------------------
+    # --- decisions ----------------------------------------------------------
 
     def state(self, sinks: Iterable[str]) -> State:
-        """Whether a queue that needs all these sinks may be consumed."""
+        """Return whether a queue that needs all these sinks may be consumed."""
         now = self._clock()
         return max(
             (self._circuits[sink].state(now) for sink in self._needed(sinks)),
@@ -83,8 +85,8 @@ class Breaker:
         )
 
     def away(self, sinks: Iterable[str]) -> tuple[str, ...]:
-        """Those of these sinks that a batch is not to call, since what is for them
-        waits in their queues."""
+        """Return those of the sinks that a batch must not call, because messages for
+        them wait in their queues."""
         named = set(sinks)
         return tuple(
             sink
@@ -93,7 +95,7 @@ class Breaker:
         )
 
     def _needed(self, sinks: Iterable[str]) -> set[str]:
-        """What a batch will call of these sinks and queues."""
+        """Return which of these sinks and queues a batch will use."""
         named = set(sinks)
         for sink, queue in self._waits_in.items():
             if {sink, queue} <= named:
@@ -107,8 +109,8 @@ class Breaker:
         )
 
     def admits(self, sinks: Iterable[str]) -> bool:
-        """Whether a batch that needs these sinks may start: always while they are
-        well, one at a time while one of them is tried."""
+        """Whether a batch that needs these sinks may start: always while their circuits
+        are closed, one at a time while one of them is half-open."""
         state = self.state(sinks)
         return state is State.CLOSED or (
             state is State.HALF_OPEN
@@ -116,19 +118,19 @@ class Breaker:
         )
 
     def shrinkage(self, sinks: Iterable[str]) -> int:
-        """How much smaller than usual a batch that tries these sinks is: ten times
-        for each try that failed in a row. A message that brings a sink down by
-        itself is thus not tried together with its neighbours for ever.
+        """Return the factor by which a batch that tests these sinks is smaller than
+        usual: ten for each consecutive failed test. So a message that brings down a
+        sink is at last tested without other messages.
         """
         now = self._clock()
         trying = (self._circuits[sink] for sink in self._needed(sinks))
         tries = (each.failed_tries for each in trying if each.state(now))
         return int(10 ** min(max(tries, default=0), 9))
 
-    # --- what happens -------------------------------------------------------
+    # --- events -------------------------------------------------------------
 
     def began(self, sinks: Iterable[str], at: float) -> None:
-        """A batch that needs these sinks has started."""
+        """Note that a batch that needs these sinks has started."""
         now = self._clock()
         for sink in self._needed(sinks):
             if self._circuits[sink].state(now) is State.HALF_OPEN:
@@ -137,8 +139,8 @@ class Breaker:
     def verdicts(
         self, sinks: Iterable[str], result: BatchResult, began_at: float
     ) -> dict[str, FailedTry]:
-        """What it means for messages that one of these sinks was in trouble, by sink;
-        to be asked before :meth:`ended`."""
+        """Return by sink what its unavailability means for the messages of a batch.
+        Call this before :meth:`ended`."""
         now = self._clock()
         unavailable_sinks = _unavailable(result)
         return {
@@ -150,11 +152,11 @@ class Breaker:
     def ended(
         self, sinks: Iterable[str], result: BatchResult | None, began_at: float
     ) -> None:
-        """A batch that needs these sinks has ended.
+        """Note that a batch that needs these sinks has ended.
 
         Args:
-            result: None if nobody knows what became of it.
-            began_at: when it started.
+            result: its result; None if the batch was lost.
+            began_at: start of the batch, in seconds of the clock.
         """
         for sink in sinks:
             if self._trials.get(sink, began_at + 1) <= began_at:
@@ -169,29 +171,29 @@ class Breaker:
                     self._succeeded(sink, began_at)
 
     def restart(self) -> None:
-        """The event loop starts anew: forget the batches that were under way, and
-        ask again to be woken."""
+        """Start with a new event loop: forget the running batches, and set the timers
+        of open circuits again."""
         self._trials.clear()
         now = self._clock()
         for circuit in self._circuits.values():
             if circuit.state(now) is not State.CLOSED:
                 self._wake_after(circuit.wait_seconds(now))
 
-    # --- what is shown ------------------------------------------------------
+    # --- state --------------------------------------------------------------
 
     def states(self) -> Mapping[str, State]:
-        """The state of every sink that was ever in unavailable."""
+        """Return the state of every circuit by sink."""
         now = self._clock()
         return {
             sink: circuit.state(now) for sink, circuit in self._circuits.copy().items()
         }
 
     def trips(self) -> Mapping[str, int]:
-        """How often each circuit has opened."""
+        """Return how often each circuit has opened."""
         return {sink: each.trips for sink, each in self._circuits.copy().items()}
 
     def reasons(self) -> dict[str, str]:
-        """The last reason of each circuit that is not closed."""
+        """Return the last failure of each circuit that is not closed."""
         circuits = self._circuits.copy()
         return {
             sink: circuits[sink].reason
@@ -202,8 +204,8 @@ class Breaker:
     # ------------------------------------------------------------------------
 
     def _answered(self, sink: str, result: BatchResult) -> bool:
-        """Whether the sink did its work for this batch, which may not have needed it.
-        Of a sink that does not note its calls it is believed."""
+        """Whether the sink did its work for this batch; the batch may not have needed
+        it. A sink that does not report its calls counts as used."""
         if sink in self._noted:
             return any(call.answered for call in result.sink_calls if call.sink == sink)
         return not result.failures
@@ -244,7 +246,7 @@ class Breaker:
         if circuit.succeeded(began_at, now):
             logger.warning("The circuit of sink %s is closed after %.0f s", sink, away)
             queue = self._waits_in.get(sink, "")
-            if queue in self._circuits:  # nothing needs it any more
+            if queue in self._circuits:  # no longer needed
                 self._circuits[queue].succeeded(now, now)
                 self._on_circuit(queue, "")
             self._on_circuit(sink, "")
@@ -255,8 +257,8 @@ class Breaker:
 
 
 def _unavailable(result: BatchResult) -> dict[str, Retry]:
-    """The sinks that a batch found in trouble, and what the first of its messages
-    says of each, or the handler that put aside what is for it."""
+    """Return the sinks that a batch found unavailable, each with the first failure of a
+    message, or the failure for which its handler deferred points."""
     unavailable_sinks: dict[str, Retry] = {}
     for failure in result.failures:
         outcome = failure.outcome

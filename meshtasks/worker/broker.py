@@ -1,4 +1,4 @@
-"""Celery's way to the broker: to whichever of its nodes answers."""
+"""Celery's connections to the broker; they connect to any available node."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from meshtasks.amqp.connecting import Connection
 
 
 class NodesAMQP(AMQP):  # type: ignore[misc]  # celery ships no types
-    """What Celery makes its connections with: the worker's, those of events and remote
-    control, and Flower's."""
+    """Makes all connections of Celery: of the worker, of events and remote control, and
+    of Flower."""
 
     Connection = Connection
     BrokerConnection = Connection
 
 
 def new_app(name: str, url: str, **options: Any) -> Celery:
-    """A Celery application.
+    """Create a Celery application.
 
     Args:
-        url: AMQP URL, or several with ``;`` between them.
+        url: AMQP URL, or several URLs separated by ``;``.
     """
     return Celery(name, broker=url, amqp=NodesAMQP, **options)

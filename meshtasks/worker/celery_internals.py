@@ -1,10 +1,9 @@
-"""What the worker uses of Celery, billiard and kombu's event loop though no
-documentation promises it.
+"""Undocumented parts of Celery, billiard and kombu's event loop that the worker uses.
 
-A copied or overridden method may stop working with any release, without an error:
-``tests/unit/test_celery_internals.py`` compares each with the one it was written for
-and names what to look at. Methods of Celery's consumer are overridden in
-``consumer.py``, those of its worker program in ``program.py``.
+A copied or overridden method may stop working with any release, without an error.
+``tests/unit/test_celery_internals.py`` compares each with the version for which it was
+written, and names what to check. Methods of Celery's consumer are overridden in
+``consumer.py``, and methods of its worker program in ``program.py``.
 """
 
 from __future__ import annotations
@@ -38,18 +37,18 @@ from meshtasks.errors import text_of
 
 logger = get_logger(__name__)
 
-#: Messages per burst: a bound, so that results of the pool and timers are not kept
-#: waiting for more than a millisecond.
+#: Maximum number of messages read at a time, so that results of the pool and timers do
+#: not wait for more than a millisecond.
 _BURST = 100
 
 
 class EventLoop:
     """kombu's event loop, with callbacks that need not wait for a socket.
 
-    kombu's hub runs what it was given with ``call_soon`` at the beginning of a turn,
-    and then waits for its sockets, for up to a second. Other threads wake it; what a
-    callback of its own thread adds has to wait (kombu 5.7). With the solo pool, whose
-    batches run in that thread, every batch did.
+    kombu's hub runs callbacks of ``call_soon`` at the beginning of a turn, and then
+    waits for its sockets, for up to a second. Other threads wake it, but a callback
+    that is added in its own thread has to wait (kombu 5.7). With the solo pool, whose
+    batches run in that thread, every batch had to.
     """
 
     def __init__(self, hub: Any) -> None:
@@ -61,24 +60,24 @@ class EventLoop:
         self._waking.settimeout(0)
 
     def attach(self) -> None:
-        """Watch the socket that wakes the hub, which forgets all when it is reset."""
+        """Watch the socket that wakes the hub. A reset hub has forgotten it."""
         self._hub.add_reader(self._wakened, self._on_wakened)
 
     def soon(self, callback: Callable[..., object], *args: Any) -> None:
-        """Run a callback at the next turn; may be called by any thread."""
+        """Run a callback at the next turn; may be called from any thread."""
         self._hub.call_soon(callback, *args)
-        with suppress(OSError):  # full, so it wakes all the same; or closed
+        with suppress(OSError):  # full, so that the hub wakes in any case; or closed
             self._waking.send(b"\0")
 
     def replace_reader(
         self, connection: ReceivingConnection, read: Callable[[], None]
     ) -> None:
-        """Read from a connection in place of kombu."""
+        """Read from a connection with this function instead of kombu's."""
         self._hub.remove_reader(connection.sock)
         self._hub.add_reader(connection.sock, read)
 
     def turn(self) -> None:
-        """Run one turn."""
+        """Run one turn of the loop."""
         self._hub.run_once()
 
     def close(self) -> None:
@@ -93,12 +92,12 @@ class EventLoop:
 
 
 class BurstReader:
-    """Reads what has arrived from the broker in bursts.
+    """Reads in bursts what has arrived from the broker.
 
-    kombu's reader takes one message per turn of the event loop. Measured side by side
-    with a bare py-amqp consumer that only acknowledges, the worker without rules and
-    archive (docs/benchmarks.md) reached 0.64 of its rate so, and 0.87 with bursts and
-    reading ahead (medians of two and of four rounds).
+    kombu's reader reads one message per turn of the event loop. Compared with a bare
+    py-amqp consumer that only acknowledges, the worker without rules and archive
+    (docs/benchmarks.md) then reached 0.64 of its rate, and 0.87 with bursts and reading
+    ahead (medians of two and of four rounds, side by side).
     """
 
     def __init__(self, connection: ReceivingConnection, loop: EventLoop) -> None:
@@ -108,28 +107,28 @@ class BurstReader:
         loop.soon(self.read)
 
     def read(self) -> None:
-        """Dispatch the frames that are there, a burst at the most.
+        """Process the frames that have arrived, up to one burst.
 
         Raises:
-            amqp.RecoverableConnectionError: the connection is gone.
+            amqp.RecoverableConnectionError: the connection is lost.
         """
         connection = self._connection
         if not connection.connected:
             reason = "the socket was disconnected"
             raise amqp.RecoverableConnectionError(reason)
         if connection.read_arrived(_BURST):
-            # what was read ahead does not make the socket readable again
+            # the socket does not become readable for data that was read ahead
             self._loop.soon(self.read)
 
 
 class RemoteControl(Control):  # type: ignore[misc]  # celery ships no types
-    """Celery's step, which takes a queue of another name where its own is taken.
+    """Celery's step for remote control, which uses another queue if its own is taken.
 
-    Each worker has a queue for remote control, named for the worker and exclusive to
-    its connection. A second worker of that name is refused the queue: one that somebody
-    forgot to name, or the one that takes over from a frozen process, whose connection
-    the broker keeps for a minute or two. All such queues are bound to one fanout
-    exchange, so their names do not matter.
+    Each worker has a queue for remote control, named after the worker and exclusive to
+    its connection. The broker refuses it to a second worker of that name. That worker
+    may have been started without a name of its own, or it replaces a frozen process,
+    whose connection the broker keeps for a minute or two. All such queues are bound to
+    one fanout exchange, so their names do not matter.
     """
 
     requires = (Tasks,)
@@ -156,13 +155,13 @@ class RemoteControl(Control):  # type: ignore[misc]  # celery ships no types
 
 
 class PoolRequest(Request):  # type: ignore[misc]  # celery ships no types
-    """A request that no message stands behind, run in the pool under Celery's tracer.
+    """A request without a message, which runs in the pool under Celery's tracer.
 
-    It shows in events, in Flower and in ``inspect active`` like any task; only
-    acknowledging is left to others.
+    It is shown in events, in Flower and in ``inspect active`` like any task. It
+    acknowledges nothing.
 
     Args:
-        shown: the argument and keywords as monitors see them.
+        shown: positional and keyword arguments as monitors show them.
         time_limit_seconds: a request that runs longer is killed.
     """
 
@@ -193,15 +192,15 @@ class PoolRequest(Request):  # type: ignore[misc]  # celery ships no types
         )
 
     def succeeded(self, result: Any, runtime: float) -> None:
-        """The task has returned this; in the pool's thread if it has threads."""
+        """Process the task's result; called in the pool's thread if it has threads."""
         raise NotImplementedError
 
     def lost(self, reason: str) -> None:
-        """The pool process died, or the task raised."""
+        """Process a loss: the pool process died, or the task raised."""
         raise NotImplementedError
 
     def start(self, consumer: Any) -> None:
-        """Give it to the pool, and tell monitors what Celery's strategy would."""
+        """Give the request to the pool, and send the events of Celery's strategy."""
         self._tell_received()
         state.task_reserved(self)
         consumer.on_task_request(self)
@@ -221,7 +220,7 @@ class PoolRequest(Request):  # type: ignore[misc]  # celery ships no types
 
     @override
     def execute_using_pool(self, pool: Any, **kwargs: Any) -> Any:
-        """Send it to the pool."""
+        """Send the request to the pool."""
         result = pool.apply_async(
             run_traced,
             args=(self.name, self.id, self.request_dict, self._arguments),
@@ -236,7 +235,7 @@ class PoolRequest(Request):  # type: ignore[misc]  # celery ships no types
         return result
 
     def start_in(self, thread: Executor) -> None:
-        """Run it in a thread of this process, and tell monitors the same."""
+        """Run the request in a thread of this process, with the same events."""
         self._tell_received()
         state.task_reserved(self)
         self.on_accepted(os.getpid(), time.time())
@@ -253,20 +252,20 @@ class PoolRequest(Request):  # type: ignore[misc]  # celery ships no types
 
     @override
     def acknowledge(self) -> None:
-        """Nothing."""
+        """Do nothing: there is no message."""
 
     @override
     def reject(self, requeue: bool = False) -> None:
-        """Nothing."""
+        """Do nothing: there is no message."""
 
     @override
     def on_timeout(self, soft: bool, timeout: float) -> None:
-        """It ran too long; the pool kills its process."""
+        """Report that the request ran too long; the pool kills its process."""
         self._fail(f"the batch ran longer than {timeout:g} s (time_limit_seconds)")
 
     @override
     def on_success(self, failed__retval__runtime: Any, **kwargs: Any) -> None:
-        """The pool process answered."""
+        """Report the result of the pool process."""
         if isinstance(failed__retval__runtime, ExceptionInfo):
             self.on_failure(failed__retval__runtime)
             return
@@ -285,8 +284,8 @@ class PoolRequest(Request):  # type: ignore[misc]  # celery ships no types
         send_failed_event: bool = True,
         return_ok: bool = False,
     ) -> None:
-        """The pool process died, or the task raised."""
-        # billiard puts a traceback of its own around it
+        """Report that the pool process died, or the task raised."""
+        # billiard wraps the error with a traceback of its own
         error = getattr(exc_info.exception, "exc", exc_info.exception)
         self._fail(f"{type(error).__name__}: {text_of(error)}")
 
@@ -303,8 +302,8 @@ def run_traced(
 ) -> tuple[int, Any, float]:
     """Run a task in the pool under Celery's tracer (signals, logging, request stack).
 
-    Celery's own pool function returns only the ``repr`` of a result; this
-    returns the result.
+    Celery's own function for the pool returns only the ``repr`` of a result; this
+    function returns the result.
     """
     trace = current_app.tasks[name].__trace__
     result, fault, runtime, _text = trace(task_id, arguments, {}, context)
@@ -312,10 +311,10 @@ def run_traced(
 
 
 def pool_size(consumer: Any) -> int:
-    """Processes or threads of the pool of Celery's consumer."""
+    """Return the number of processes or threads of the pool of Celery's consumer."""
     return int(consumer.pool.num_processes)
 
 
 def forks(consumer: Any) -> bool:
-    """Whether the pool of Celery's consumer is one of processes."""
+    """Whether the pool of Celery's consumer is a pool of processes."""
     return bool(consumer.pool.uses_semaphore)

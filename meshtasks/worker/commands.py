@@ -1,15 +1,16 @@
-"""Commands as Celery tasks, taken from the commands queue one by one; and their
-states, published to whoever asked.
+"""Commands as Celery tasks, consumed from the commands queue one by one, and their
+states, which are published to the callers.
 
-Celery trusts what it consumes: a message without an id or with a body of the wrong
-shape raises in its event loop, which ends the worker, and then the next one. So a
-message is looked at before Celery does, and one that is no call of a command is
-rejected, that is, dead-lettered by the broker.
+Celery trusts what it consumes: a message without an id, or with a body of the wrong
+form, raises in its event loop. This ends the worker, and then the next one. So messages
+are checked before Celery processes them. A message that is not a call of a command is
+rejected, so that the broker dead-letters it.
 
-A result backend is a store that anybody may ask later. The mesh has none: the state
-of a command is a message, confirmed, to the answers queue, and only for a caller that
-named that queue in ``reply_to`` (docs/decisions/0007). Celery itself tells a backend of
-every way a task can end, a killed process and a time limit included.
+A result backend is a store that can be queried later. The mesh has none: each state of
+a command is a message, published with a confirm to the answers queue, and only for a
+caller that named this queue in ``reply_to`` (docs/decisions/0007). Celery notifies its
+backend of every way in which a task can end, including a killed process and a time
+limit.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ logger = get_logger(__name__)
 def register_commands(
     app: Celery, settings: Settings, commands: Mapping[str, Command[Any]]
 ) -> None:
-    """Register a Celery task per command, named as the command."""
+    """Register a Celery task for each command, with the name of the command."""
     for command in commands.values():
         _register(app, settings, command)
 
@@ -62,9 +63,9 @@ def _register(app: Celery, settings: Settings, command: Command[Any]) -> None:
         name=command.name,
         bind=True,
         shared=False,
-        typing=False,  # a wrong argument is the task's failure, with its reason
+        typing=False,  # a wrong argument fails the task, with the reason
         acks_late=True,
-        reject_on_worker_lost=True,  # it comes again, as often as the queue allows
+        reject_on_worker_lost=True,  # delivered again, up to the queue's delivery limit
         ignore_result=False,
         track_started=True,
         autoretry_for=(Transient,),
@@ -86,7 +87,7 @@ _NOT_TAKEN = ("group", "stamps", "stamped_headers")
 def fault_of(
     headers: object, properties: Mapping[str, Any], body: object, names: Collection[str]
 ) -> str | None:
-    """Why a message is no call of a command; None if it is one.
+    """Return why a message is not a call of a command; None if it is one.
 
     The form is that of Celery's message protocol 2
     (https://docs.celeryq.dev/en/stable/internals/protocol.html), in JSON.
@@ -143,7 +144,7 @@ def _content_faults(content_type: object, body: object) -> Iterator[str]:
 
 
 class AnswersBackend(DisabledBackend):  # type: ignore[misc]  # celery ships no types
-    """Publishes the states of commands; answers no questions."""
+    """Publishes the states of commands; cannot be queried."""
 
     @override
     def store_result(
@@ -157,8 +158,8 @@ class AnswersBackend(DisabledBackend):  # type: ignore[misc]  # celery ships no 
     ) -> None:
         """Publish a state to the caller.
 
-        A state that cannot be published is logged and given up: running the command
-        again would help nobody.
+        A state that cannot be published is logged and dropped, because it would not
+        help to run the command again.
         """
         settings = mesh_of(self.app).settings
         queue = settings.read(TOPOLOGY).answers_queue.name

@@ -1,4 +1,4 @@
-"""Celery's consumer with ours in its blueprint."""
+"""Celery's consumer, with the steps of the mesh in its blueprint."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from meshtasks.worker.mesh import mesh_of
 
 logger = get_logger(__name__)
 
-#: Steps of Celery's that are left out or have one of ours in their place. Delayed
-#: delivery would declare 28 exchanges and queues for quorum queues and bind every
-#: domain queue to them. Gossip and mingle trust what any account with the right to
-#: publish events says: one `{}` ended every worker that heard it.
+#: Celery's steps that are left out or replaced. Delayed delivery would declare 28
+#: exchanges and queues for quorum queues, and bind every domain queue to them. Gossip
+#: and mingle trust any account with the right to publish events: a single `{}` ended
+#: every worker that received it.
 _NOT_CELERYS = ("DelayedDelivery", "Gossip", "Mingle", "Control")
-#: Between two attempts to connect, at most.
+#: Maximum wait between two attempts to connect.
 _CONNECT_EVERY_SECONDS = 30.0
-#: While the broker stays away, an attempt that fails is logged twice as late each time,
-#: and at last one in so many: an hour of them.
+#: While the broker is unavailable, failed attempts are logged at powers of two, and
+#: then every so many attempts, which is every hour.
 _LOG_EVERY = 120
-#: Each answer of the broker to a goodbye is waited for so long.
+#: Maximum wait for each response of the broker when connections are closed.
 _FAREWELL_SECONDS = 1.0
 
 
@@ -43,7 +43,7 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
     first_connection_attempt: bool
 
     class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
-        """Celery's steps, less some, plus ours."""
+        """Celery's steps without some of them, and the steps of the mesh."""
 
         default_steps = (
             *(
@@ -57,7 +57,7 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         options = kwargs.get("worker_options") or {}
-        # Mingle comes with the step that consumes commands, which requires it.
+        # The step that consumes commands requires Mingle.
         kwargs["worker_options"] = {**options, "without_mingle": True}
         kwargs["initial_prefetch_count"] = commands_at_once(
             kwargs["app"], kwargs["controller"]
@@ -66,9 +66,9 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
 
     @override
     def start(self) -> None:
-        """Consume until told to stop. A warm shutdown finishes what is held here:
-        once Celery's own shutdown begins, the pool takes no more work."""
-        self.consumer_step.serve_metrics()  # before the broker is looked for
+        """Consume until the worker is to stop. On a warm shutdown, first finish what is
+        held here: once Celery's own shutdown begins, the pool accepts no more work."""
+        self.consumer_step.serve_metrics()  # before the first attempt to connect
         try:
             super().start()
         except WorkerShutdown:
@@ -80,13 +80,13 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
 
     @override
     def ensure_connected(self, conn: Any) -> Any:
-        """Connect, and try again for as long as the broker is away.
+        """Connect, and repeat this while the broker is unavailable.
 
-        A broker that refuses the account or the virtual host at the start will go on
-        refusing. Later it may be one that is being set up anew.
+        If the broker refuses the account or the virtual host at the start, another
+        attempt would not help. Later, the broker may be one that is being set up again.
 
         Raises:
-            WorkerShutdown: it is refused at the start, or the worker is told to stop.
+            WorkerShutdown: the broker refuses at the start, or the worker is to stop.
         """
         away = _Away(conn.as_uri())
         while True:
@@ -111,14 +111,14 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
 
     @override
     def connect(self) -> Any:
-        """Connect, and declare everything: Celery's own step consumes commands."""
+        """Connect, and declare the topology before Celery's step consumes commands."""
         self.connection = super().connect()
         self.consumer_step.declare(self.connection)
         return self.connection
 
     @override
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """The connection is lost; it is made again, to another node if it can be."""
+        """Handle a lost connection: reconnect, to another node if possible."""
         self.connection.distrust()
         if isinstance(exc, amqp.InternalError):
             self.consumer_step.on_broker_failed()
@@ -126,7 +126,7 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
 
     @override
     def shutdown(self) -> None:
-        """Say goodbye to the broker, which one under an alarm does not answer."""
+        """Close the connections. A broker under an alarm does not respond to this."""
         events = self.event_dispatcher.connection if self.event_dispatcher else None
         for connection in (self.connection, events):
             if connection is not None and connection.connected:
@@ -135,14 +135,14 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
 
     @override
     def on_decode_error(self, message: Any, exc: Exception) -> None:
-        """What is called with a message whose body does not decompress; Celery would
-        acknowledge it."""
+        """Reject a message whose body cannot be decompressed; Celery would acknowledge
+        it."""
         logger.error("A message is no command and dead: %s", exc)
         message.reject_log_error(logger, self.connection_errors)
 
     @override
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
-        """What is called with each message of the commands queue."""
+        """Return the function that is called with each message of commands."""
         receive = super().create_task_handler(*args, **kwargs)
         commands = mesh_of(self.app).commands
 
@@ -160,8 +160,8 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
 
     @override
     def add_task_queue(self, queue: str, *args: Any, **kwargs: Any) -> None:
-        """Start consuming a queue, on remote control's request; now and after every
-        reconnect."""
+        """Consume another queue, as requested by remote control; also called after
+        every reconnect."""
         if self.consumer_step.handles(queue):
             queues = self.app.amqp.queues
             queues.select_add(queues[queue])
@@ -171,18 +171,18 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
 
     @override
     def cancel_task_queue(self, queue: str) -> None:
-        """Stop consuming a queue, on remote control's request."""
+        """Stop consuming a queue, as requested by remote control."""
         if self.consumer_step.handles(queue):
             self.consumer_step.remove(queue)
         super().cancel_task_queue(queue)
 
 
 def commands_at_once(app: Any, controller: Any) -> int:
-    """How many commands a worker takes from the broker at once.
+    """Return how many commands a worker takes from the broker at once.
 
-    A command may wait two minutes for a model. Beside queues of a domain, one process
-    of the pool is kept free of commands where there is more than one; where there is
-    not, a batch waits for one command at most.
+    A command may wait two minutes for a model. So if the worker also consumes domain
+    queues, one process of the pool is kept free of commands, if there are several. With
+    one process, a batch waits for one command at most.
     """
     processes = int(controller.concurrency)
     alone = not set(app.amqp.queues.consume_from) & set(mesh_of(app).handlers)
@@ -190,10 +190,10 @@ def commands_at_once(app: Any, controller: Any) -> int:
 
 
 class _Away:
-    """Says that the broker is away, again and again, but ever less often.
+    """Logs that the broker is unavailable, less and less often.
 
     Args:
-        broker: its URL, without a password.
+        broker: URL of the broker, without a password.
     """
 
     def __init__(self, broker: str) -> None:
@@ -202,7 +202,7 @@ class _Away:
         self._since = time.monotonic()
 
     def failed(self, error: Exception, again_in_seconds: float) -> None:
-        """Note an attempt that failed."""
+        """Count a failed attempt, and log it if it is due."""
         self._attempts += 1
         power_of_two = self._attempts & (self._attempts - 1) == 0
         if (power_of_two and self._attempts < _LOG_EVERY) or not (
@@ -218,17 +218,17 @@ class _Away:
             )
 
     def over(self) -> None:
-        """Note that it is back."""
+        """Log that the broker is available again."""
         if self._attempts:
             away_seconds = time.monotonic() - self._since
             logger.warning("Connected again after %.0f s", away_seconds)
 
 
 def _wait(seconds: float) -> None:
-    """Wait, unless the worker is told to stop.
+    """Wait, unless the worker is to stop.
 
     Raises:
-        WorkerShutdown: it is.
+        WorkerShutdown: the worker is to stop.
     """
     until = time.monotonic() + seconds
     while time.monotonic() < until:

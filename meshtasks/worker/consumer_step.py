@@ -1,10 +1,10 @@
 """The bootstep that feeds the pool with batches from the domain queues.
 
-The consuming process does as little as possible per message: py-amqp's callback
-adds the bytes to an open batch. A batch goes to the pool when it is full, or when
-it is due and the pool has room.
+The consuming process does as little as possible per message: py-amqp's callback adds
+the bytes to an open batch. A batch goes to the pool when it is full, or when it is due
+and the pool has room.
 
-Every trouble with the broker takes one way out: raise a connection error into
+Every failure of the broker is handled in one way: a connection error is raised in
 Celery's event loop, which closes everything and starts this step again.
 """
 
@@ -48,12 +48,12 @@ from meshtasks.worker.timers import Timers
 
 logger = get_logger(__name__)
 
-#: A warm shutdown waits this long for the batches it holds.
+#: Maximum wait of a warm shutdown for the batches that are held.
 _DRAIN_SECONDS = 60.0
 _TICK_SECONDS = 1.0
-#: A circuit counts as steady once its queues have had so many batches.
+#: Number of batches of its queues after which a closed circuit counts as steady.
 _STEADY_BATCHES = 10
-#: A timer's run may be waiting for a slow service.
+#: Maximum wait for the run of a timer, which may wait for a slow service.
 _TIMERS_STOP_SECONDS = 15.0
 
 
@@ -120,8 +120,8 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         )
 
     def _steady_seconds(self) -> dict[str, float]:
-        """How long a circuit has to be closed to count as steady: as long as some
-        batches of its slowest queue take to gather."""
+        """Return by sink how long a circuit must be closed to count as steady: the time
+        in which its slowest queue collects some batches."""
         queues = self._mesh.settings.read(QUEUES)
         seconds: dict[str, float] = {}
         for queue, handler in self._mesh.handlers.items():
@@ -133,14 +133,14 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
     # --- bootstep ---------------------------------------------------------
 
     def serve_metrics(self) -> None:
-        """Serve the page, whether the broker is there or not."""
+        """Serve the metrics, even if the broker is unavailable."""
         self._metrics.start()
 
     def declare(self, connection: Any) -> None:
         """Declare the whole topology, before anything is consumed.
 
         Raises:
-            WorkerShutdown: it cannot be as the configuration wants it.
+            WorkerShutdown: the broker cannot have the configured topology.
         """
         try:
             declare(connection, self._mesh.settings.read(TOPOLOGY))
@@ -148,7 +148,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
             end_worker(error, error)
 
     def start(self, celery_consumer: Any) -> None:
-        """Take the domain queues over from Celery."""
+        """Take over the domain queues from Celery."""
         topology = self._mesh.settings.read(TOPOLOGY)
         try:
             selected = self._selected_queues(celery_consumer.app.amqp.queues)
@@ -166,7 +166,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         self._note_queues()
 
     def register_with_event_loop(self, _celery_consumer: Any, _hub: Any) -> None:
-        """Start consuming: the event loop is about to run."""
+        """Start consuming; called when the event loop is about to run."""
         self._loop.attach()
         connection = self._celery_consumer.connection.connection
         self._reader = BurstReader(connection, self._loop)
@@ -181,8 +181,8 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         self._metrics.connected(is_connected=True)
 
     def stop(self, celery_consumer: Any) -> None:
-        """Forget everything, before a reconnect or at the end: whatever is not
-        acknowledged the broker delivers again."""
+        """Drop everything, before a reconnect or at the end. The broker delivers
+        unacknowledged messages again."""
         self._metrics.connected(is_connected=False)
         self._sharing.restart()
         self._flow.forget()
@@ -198,9 +198,9 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
             self._recorder.connection("the connection was lost")
 
     def drain(self) -> None:
-        """Stop consuming; run the event loop until all that is held is resolved.
+        """Stop consuming, and run the event loop until all held messages are resolved.
 
-        What waits for a broker that takes nothing at the moment comes again.
+        Messages that wait for a broker that accepts no messages are delivered again.
         """
         deadline = time.monotonic() + _DRAIN_SECONDS
         try:
@@ -218,8 +218,8 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
             logger.warning("Connection lost while shutting down: %s", error)
 
     def _selected_queues(self, queues: Any) -> list[str]:
-        """The domain queues to consume: those of ``-Q``, less and plus what remote
-        control asked for since."""
+        """Return the domain queues to consume: those of ``-Q``, with the changes that
+        remote control has requested."""
         domain_queues = self._mesh.settings.read(TOPOLOGY).domain_queues
         return [
             queue
@@ -230,8 +230,8 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
     # --- remote control ---------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """What is consumed, what is paused, which circuits are open, and which of these
-        are half-open, as JSON."""
+        """Return the queues that are consumed and paused, and the circuits that are
+        open and half-open, as JSON."""
         consumers = self._consumers.values()
         queues = dict.fromkeys(one.queue for one in consumers)
         paused = {one.queue for one in consumers if self._flow.is_paused(one)}
@@ -244,11 +244,11 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         }
 
     def handles(self, queue: str) -> bool:
-        """Whether a queue is consumed here rather than by Celery."""
+        """Whether this step consumes the queue, and not Celery."""
         return queue in self._mesh.handlers
 
     def add(self, queue: str) -> None:
-        """Consume one more queue (``celery control add_consumer``)."""
+        """Consume another queue (``celery control add_consumer``)."""
         for source in self._mesh.settings.read(TOPOLOGY).names_of(queue):
             if source not in self._consumers:
                 consumer = self._consumers[source] = self._new_consumer(queue, source)
@@ -257,11 +257,11 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         self._note_queues()
 
     def pump(self) -> None:
-        """Give batches to a pool that has grown."""
+        """Give batches to the pool after it has grown."""
         self._dispatcher.pump()
 
     def remove(self, queue: str) -> None:
-        """Stop consuming a queue; what is held of it is finished."""
+        """Stop consuming a queue; its held messages are finished."""
         self._remove(queue)
         self._note_queues()
 
@@ -283,7 +283,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         queues = sorted({consumer.queue for consumer in self._consumers.values()})
         self._recorder.goes("worker", self._celery_consumer.hostname, " ".join(queues))
 
-    # --- messages in ------------------------------------------------------
+    # --- consuming --------------------------------------------------------
 
     def _new_consumer(self, queue: str, source: str) -> QueueConsumer:
         mesh_settings = self._mesh.settings
@@ -302,8 +302,8 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
                 handler.originals,
                 to_its_end=handler.in_thread,
             ),
-            # in the pool, one being gathered, and two on their way: the broker
-            # must not wait for the acknowledgement of one batch to send the next
+            # those in the pool, one that collects, and two in transit: the broker must
+            # not wait for the acknowledgement of one batch before it sends the next
             prefetch=settings.batch.count * self._batches_held(handler),
             on_full=self._on_full,
             on_open=self._on_open,
@@ -313,13 +313,13 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         return consumer
 
     def _batches_held(self, handler: Handler) -> int:
-        """So many batches of a queue are held at most; those of pending points are
-        large."""
+        """Return the maximum number of batches of a queue to hold; batches of pending
+        points are large."""
         return 2 if handler.in_thread else self._dispatcher.pool_size + 3
 
     def _renew(self, consumer: QueueConsumer) -> None:
-        """Give up a partition, and stand in line for it."""
-        self._dispatcher.take_back(consumer)  # the broker returns them
+        """Give up a partition, and consume it again behind other consumers."""
+        self._dispatcher.take_back(consumer)  # the broker requeues these messages
         consumer.close()
         queue, source = consumer.queue, consumer.source
         self._consumers[source] = self._new_consumer(queue, source)
@@ -346,11 +346,11 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         due = self._on_due, consumer, buffer, buffer.opened_at
         if seconds := consumer.gathering_seconds(time.monotonic()):
             self._loop.later(seconds, *due)
-        else:  # with what else has arrived already
+        else:  # together with other messages that have already arrived
             self._loop.soon(*due)
 
     def _fit(self, consumer: QueueConsumer, buffer: Buffer | None = None) -> None:
-        """Ask for as many messages as may be held, once their size is known."""
+        """Adjust the prefetch of a consumer, once the size of its messages is known."""
         if buffer is not None and len(buffer):
             consumer.note_size(buffer)
         if consumer.alive and consumer.is_consuming and consumer.is_unfit:
@@ -382,10 +382,10 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         if batch.result is not None:
             self._timers.wake(batch.consumer.handler.timer)
 
-    # --- faults of the broker ---------------------------------------------
+    # --- failures of the broker -------------------------------------------
 
     def on_broker_failed(self) -> None:
-        """The broker failed while it delivered: some message it cannot deliver."""
+        """Handle a failure of the broker on a message that it cannot deliver."""
         self._flow.broker_failed()
 
     def _tick(self) -> None:
@@ -400,7 +400,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
             if reason:
                 self._reconnect(reason)
         self._sharing.leave()
-        self._reader.read()  # what a synchronous call has read ahead
+        self._reader.read()  # data that a synchronous call has read ahead
 
     def _reconnect(self, reason: str) -> None:
         logger.error("Reconnecting to the broker: %s", reason)
@@ -408,7 +408,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
 
 
 def end_worker(why: object, error: Exception) -> Never:
-    """Say why, and end the worker as one whose configuration cannot be used.
+    """Log the reason, and end the worker with the exit code of a wrong configuration.
 
     Raises:
         WorkerShutdown: always.

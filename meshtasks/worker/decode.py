@@ -1,4 +1,4 @@
-"""Bytes to validated records, one bad record never failing its neighbours."""
+"""Decodes bytes to valid records; a bad record does not affect the others."""
 
 from __future__ import annotations
 
@@ -30,27 +30,28 @@ from meshtasks.records.json_text import (
 from meshtasks.records.lineprotocol import read_lines
 from meshtasks.records.models import explain
 
-#: Takes an array apart without looking into its members.
+#: Splits an array without decoding its members.
 _MEMBERS = msgspec.json.Decoder(list[msgspec.Raw])
-#: How a bare JSON number may begin, the forbidden NaN and Infinity included.
+#: First characters of a bare JSON number, including the invalid NaN and Infinity.
 _NUMBER_STARTS = frozenset(b"-0123456789NI")
 
 
 class BadMember(NamedTuple):
-    """One record of an array message that is not valid."""
+    """A record of an array message that is not valid."""
 
     place: int
     dead: Dead
 
 
 class Several(NamedTuple):
-    """The members of a message that is neither one object nor an array.
+    """The members of a message that is neither one object nor a valid array.
 
     Attributes:
-        array: the same records as a JSON array, so that nobody behind needs to know
-            of another form. Members that are not valid may be null in it.
-        lines: each member as it was written, when they came one a line.
-        parts: the same, when they came in an array that is not valid.
+        array: the same records as a JSON array, so that later code need not know other
+            forms. Members that are not valid may be null in it.
+        lines: each member as it was written, if the message has one per line.
+        parts: each member as it was written, if the message is an array that is not
+            valid.
     """
 
     array: bytes
@@ -58,11 +59,11 @@ class Several(NamedTuple):
     parts: Sequence[bytes] = ()
 
     def members(self) -> Sequence[bytes]:
-        """Each member exactly as it was written."""
+        """Return each member as it was written."""
         return self.lines or self.parts or array_members(self.array)
 
     def message_of(self, members: Sequence[bytes]) -> bytes:
-        """Some of the members as a message that is read as this one was."""
+        """Return some of the members as a message of the same form."""
         if self.lines:
             return b"\n".join(members)
         return b"[" + b",".join(members) + b"]"
@@ -72,11 +73,11 @@ class Decoded(NamedTuple):
     """The records of one message.
 
     Attributes:
-        records: the valid ones.
-        places: of each, its place in an array message; None when it is the whole
+        records: valid records.
+        places: for each record, its index in the message; None if it is the whole
             message.
-        bad: the members that are not valid.
-        several: how else they came when the message is neither object nor array.
+        bad: members that are not valid.
+        several: form of the message if it is neither an object nor a valid array.
     """
 
     records: list[Any]
@@ -86,7 +87,7 @@ class Decoded(NamedTuple):
 
 
 class _StructReader:
-    """Reads the usual bodies of a handler; those it does not take, pydantic judges."""
+    """Decodes the usual bodies of a handler; pydantic decodes the others."""
 
     def __init__(self, struct: type[msgspec.Struct]) -> None:
         self._struct = struct
@@ -94,21 +95,21 @@ class _StructReader:
         self._many = msgspec.json.Decoder(list[struct])  # type: ignore[valid-type]
 
     def one(self, body: bytes) -> msgspec.Struct | None:
-        """The record in a usual body."""
+        """Return the record of a usual body, or None."""
         try:
             return self._one.decode(body)
         except Exception:  # noqa: BLE001 - of msgspec, or of a flow's own class
             return None
 
     def many(self, body: bytes) -> list[msgspec.Struct]:
-        """The records in a usual array; else none."""
+        """Return the records of a usual array, or none."""
         try:
             return self._many.decode(body)
         except Exception:  # noqa: BLE001 - as above
             return []
 
     def of_record(self, record: Mapping[str, Any]) -> msgspec.Struct:
-        """What pydantic has validated."""
+        """Return a record that pydantic has validated as an instance of the class."""
         return self._struct(*map(record.get, self._struct.__struct_fields__))
 
 
@@ -116,10 +117,10 @@ class Decoder:
     """Validates message bodies for one handler.
 
     Args:
-        handler: knows what its records are.
-        max_records: a message of more is invalid. They are counted before any is
-            looked at: a megabyte may hold half a million, and each that is bad costs
-            a kilobyte of reasons.
+        handler: handler whose records are decoded.
+        max_records: maximum number of records of a message. They are counted before
+            they are decoded: a megabyte may contain half a million, and the reason for
+            each bad one needs a kilobyte.
     """
 
     def __init__(
@@ -134,10 +135,10 @@ class Decoder:
         self._structs = _StructReader(handler.struct) if handler.struct else None
 
     def decode_object(self, body: bytes) -> Any:
-        """The record in a body that is one JSON object.
+        """Return the record of a body that is one JSON object.
 
         Raises:
-            InvalidMessage: it is not JSON or not such a record.
+            InvalidMessage: it is not JSON, or not such a record.
         """
         if self._structs and (struct := self._structs.one(body)) is not None:
             return struct
@@ -147,7 +148,7 @@ class Decoder:
             raise _as_invalid(body, error) from error
         except (InvalidMessage, MemoryError, Transient):
             raise
-        except Exception as error:  # what validates may be a flow's own code
+        except Exception as error:  # a validator may be code of a flow
             message = f"what validates the record failed: {told(error)}"
             raise SchemaMismatch(message) from error
 
@@ -158,11 +159,11 @@ class Decoder:
         return self._as_handled(record)
 
     def decode(self, body: bytes) -> Decoded:
-        """The records of any body: object, array, several objects one a line, bare
-        number if the handler takes one, and what Telegraf writes if it takes that.
+        """Return the records of any body: object, array, objects one per line, a bare
+        number if the handler accepts one, or Telegraf's formats if it accepts these.
 
         Raises:
-            InvalidMessage: the body as a whole is bad.
+            InvalidMessage: the whole body is invalid.
         """
         stripped = body.strip()
         if not stripped:
@@ -180,10 +181,10 @@ class Decoder:
             return self.decode_several(stripped, error)
 
     def decode_several(self, body: bytes, error: InvalidMessage) -> Decoded:
-        """The records of a body that begins as an object, and is no record.
+        """Return the records of a body that begins as an object but is not a record.
 
         Raises:
-            InvalidMessage: it is not several either; the error is the one given.
+            InvalidMessage: it is not several records either; this is ``error``.
         """
         if isinstance(error, SchemaMismatch):  # so it is JSON
             if self._telegraf and (array := _array_in(body, "metrics")):
@@ -203,7 +204,7 @@ class Decoder:
             raise SchemaMismatch(message)
 
     def _decode_array(self, body: bytes) -> Decoded:
-        if body.count(b",") >= self._max_records:  # there may be so many
+        if body.count(b",") >= self._max_records:  # only then may it have too many
             with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 self._limit(len(_MEMBERS.decode(body)))
         if self._structs and (structs := self._structs.many(body)):
@@ -214,7 +215,7 @@ class Decoder:
         except ValidationError as error:
             if _is_syntax(error):
                 return self._decode_damaged(body, _as_invalid(body, error))
-        except Exception:  # noqa: BLE001, S110 - each member tells, one by one
+        except Exception:  # noqa: BLE001, S110 - found again at its record below
             pass
         if records is None or refusal_of(body) is not None:
             return self._decode_one_by_one(array_members(body))
@@ -224,11 +225,11 @@ class Decoder:
         return Decoded(records, range(len(records)))
 
     def _decode_damaged(self, body: bytes, error: InvalidMessage) -> Decoded:
-        """The records of an array with members that are no JSON.
+        """Return the records of an array with members that are not JSON.
 
         Raises:
-            InvalidMessage: it has no end, too many members, or no record; the error
-                is the one given, but for too many.
+            InvalidMessage: it has no end, no valid record (this is ``error``), or too
+                many members.
         """
         try:
             members = array_members(body)
@@ -281,13 +282,13 @@ class Decoder:
 
 
 def _array_in(body: bytes, name: str) -> bytes:
-    """The array that a member of an object is; empty if it is none."""
+    """Return the array in a member of an object; empty if it is not an array."""
     member = object_member(body, name) if body[:1] == b"{" else b""
     return member if member[:1] == b"[" else b""
 
 
 def _as_array(members: Sequence[bytes], bad: Sequence[BadMember]) -> bytes:
-    """A JSON array of members, null for each that is not valid."""
+    """Return a JSON array of members, with null for each that is not valid."""
     places = {each.place for each in bad}
     texts = (b"null" if n in places else each for n, each in enumerate(members))
     return b"[" + b",".join(texts) + b"]"

@@ -1,14 +1,14 @@
-"""Which queues are consumed, tried or paused at the moment, and whether messages come.
+"""Decides which queues are consumed, tested or paused, and checks that messages arrive.
 
-A queue whose sinks are unavailable is paused; one whose sinks may be back is tried with
-a small batch. After the broker itself has failed over a message, queues are on
-probation.
+A queue whose sinks are unavailable is paused. A queue whose sinks may be available
+again is tested with a small batch. After the broker itself has failed on a message,
+queues are on probation.
 
-Partitions are shared out among the workers of a queue. The broker gives one to the
-consumer that asked first, so the first worker has all of them. Every few seconds a
-worker that has more than its share gives some up: it finishes what runs, closes the
-channel, which returns the rest in its order, and stands in line again. When a worker
-dies, its partitions go to those in line.
+Partitions of a queue are shared among its workers. The broker gives a partition to its
+first consumer, so the first worker has all of them. Every few seconds, a worker that
+has more than its share gives up some: it finishes the running batch, closes the
+channel, which requeues the other messages in order, and consumes again behind the other
+workers. When a worker dies, its partitions go to the next consumers.
 """
 
 from __future__ import annotations
@@ -28,30 +28,32 @@ from meshtasks.worker.queue_consumer import QueueConsumer
 
 logger = get_logger(__name__)
 
-#: Whether a queue on probation may have more messages is asked so often; one whose
-#: messages take long may after so many times, since others wait for it.
+#: Interval at which the queue on probation is checked, and number of checks after which
+#: it may have more messages in any case, because other queues wait for it.
 _PROBATION_SECONDS, _MOST_TIMES = 0.5, 60
-#: Unacknowledged messages that a queue on probation may have, step by step; and how
-#: many it must have had by then. At each end of the connection at most a window's
-#: messages count one delivery more, and come first again: a quarter of the next window
-#: is done before that opens, so none of them is met by five ends.
+#: Prefetch of a queue on probation at each step, and number of messages that it must
+#: have received before the next step. Each time the broker ends the connection, at most
+#: the messages of one window count one more delivery, and are delivered first again. A
+#: quarter of the next window is done before it opens, so no message is affected by five
+#: ends of the connection.
 _WINDOWS = (1, 32, 1_024)
 _ENOUGH = (8, 264, 1_288)
 _QUIET_SECONDS = 10.0
 
 
 class FlowControl:
-    """Consumes, tries or pauses queues as their sinks and the broker allow.
+    """Consumes, tests or pauses queues, depending on their sinks and the broker.
 
     Args:
-        consumers: the queues that are consumed, by name.
-        later: runs a callback in the event loop after so many seconds.
-        take_back: the messages of a queue that wait for the pool.
-        set_aside: moves messages into the broker until their queue goes on.
+        consumers: consumers by name of the queue or partition.
+        later: calls a function in the event loop after a number of seconds.
+        take_back: removes and returns the messages of a consumer that wait for the
+            pool.
+        set_aside: publishes messages again, to wait until their queue is resumed.
 
     Attributes:
-        retired: those that are not any more, while they hold messages.
-        probation: the queues that are on probation.
+        retired: former consumers that still hold messages.
+        probation: queues on probation.
     """
 
     def __init__(
@@ -69,23 +71,23 @@ class FlowControl:
         self._later = later
         self._take_back = take_back
         self._set_aside = set_aside
-        self._paused: set[str] = set()  # queues, since that was logged
+        self._paused: set[str] = set()  # queues whose pause was logged
 
     def restart(self) -> None:
-        """A new connection: every queue begins anew."""
+        """Begin with a new connection: every queue starts from its first step."""
         self.probation.restart()
         if self.probation.is_active:
             self._later(_PROBATION_SECONDS, self._relax)
 
     def forget(self) -> None:
-        """The connection is given up: what its consumers hold comes again."""
+        """Drop the consumers of a lost connection; their messages are redelivered."""
         for consumer in (*self._consumers.values(), *self.retired):
             consumer.alive = False
         self._consumers.clear()
         self.retired.clear()
 
     def broker_failed(self) -> None:
-        """The broker failed while it delivered: some message it cannot deliver."""
+        """Note that the broker failed on a message that it cannot deliver."""
         if not self.probation.is_active:
             logger.error(
                 "The broker has a message that it cannot deliver. Queues are consumed "
@@ -94,7 +96,7 @@ class FlowControl:
         self.probation.suspect(self._consumers)
 
     def apply(self) -> None:
-        """Consume, try or pause every queue."""
+        """Consume, test or pause every queue."""
         for consumer in tuple(self.retired):
             if self._breaker.state(consumer.handler.sink_names) is State.OPEN:
                 self.pause(consumer)
@@ -102,7 +104,7 @@ class FlowControl:
             self.apply_to(consumer)
 
     def apply_to(self, consumer: QueueConsumer) -> None:
-        """Consume, try or pause a queue."""
+        """Consume, test or pause one queue."""
         queue, sinks = consumer.source, consumer.handler.sink_names
         window = self.probation.window(queue)
         if window == 0:
@@ -123,8 +125,8 @@ class FlowControl:
                     logger.warning("Paused %s; %d messages set aside", queue, held)
 
     def pause(self, consumer: QueueConsumer) -> int:
-        """Ask for no more messages; move those that are held and have not started
-        back into the broker. Gives their number."""
+        """Stop consuming, and publish held messages that have not started again. Return
+        their number."""
         consumer.cancel()
         held = [one for batch in consumer.take_all() for one in batch]
         held += self._take_back(consumer)
@@ -133,11 +135,11 @@ class FlowControl:
         return len(held)
 
     def is_paused(self, consumer: QueueConsumer) -> bool:
-        """Whether a queue waits for a sink; one that tries it does."""
+        """Whether a queue waits for a sink; a queue that tests its sink does."""
         return consumer.is_trying or not consumer.is_consuming
 
     def _relax(self, times: int = 1) -> None:
-        """Give the queue on probation more messages, once it did well with fewer."""
+        """Give the queue on probation more messages, if it did well with fewer."""
         consumer = self._consumers.get(self.probation.queue)
         if consumer is None or times >= _MOST_TIMES or self._did_well(consumer):
             self.probation.step()
@@ -147,8 +149,9 @@ class FlowControl:
         self.apply()
 
     def _did_well(self, consumer: QueueConsumer) -> bool:
-        """Whether it got enough messages, or all there are, without an end of the
-        connection; one that is paused, or stands in line, gets none."""
+        """Whether it received enough messages, or all there are, without a failure of
+        the broker. A queue that is paused, or a partition that another worker has,
+        receives none."""
         return (
             not consumer.is_consuming
             or consumer.is_partition
@@ -158,17 +161,18 @@ class FlowControl:
 
 
 class Probation:
-    """The queues that are on probation; at first none.
+    """The queues on probation; none at first.
 
-    MQTT has topics of up to 65,535 bytes, AMQP routing keys of 255: RabbitMQ stores
-    what it cannot deliver, and ends the consumer's connection with
-    ``541 INTERNAL_ERROR`` each time it tries, until its delivery limit takes the
-    message away. All that it had delivered by then counts one delivery more, so that 20
-    such ends would take thousands of good messages along. So queues are then consumed
-    one after the other, first a message at a time: what is behind the bad one has not
-    been delivered when it fails.
+    MQTT topics may have 65,535 bytes, AMQP routing keys 255. RabbitMQ stores messages
+    that it cannot deliver, and ends the consumer's connection with
+    ``541 INTERNAL_ERROR`` at each attempt, until its delivery limit removes the
+    message. All messages that it had delivered by then count one more delivery, so that
+    20 such failures would also remove thousands of good messages. Therefore queues are
+    consumed one after the other, at first one message at a time: the messages after the
+    bad one have not been delivered when it fails.
 
-    Pure: the caller knows when the broker failed and when a queue did well.
+    This class has no side effects: the caller reports when the broker failed and when a
+    queue did well.
     """
 
     def __init__(self) -> None:
@@ -182,53 +186,53 @@ class Probation:
 
     @property
     def queue(self) -> str:
-        """The one that is consumed alone; empty if none is."""
+        """Name of the queue that is consumed alone; empty if there is none."""
         return self._suspects[0] if self._suspects else ""
 
     @property
     def enough(self) -> int:
-        """Messages that it must have had on this connection to be given more."""
+        """Number of messages it must have received on this connection to get more."""
         return _ENOUGH[self._step]
 
     def suspect(self, queues: Iterable[str]) -> None:
-        """The broker failed while it delivered from these queues: one of them it is,
-        or the one that was on probation alone."""
+        """Note that the broker failed while it delivered from these queues. The cause
+        is one of them; if a queue was consumed alone, it is that queue."""
         self._suspects = self._suspects[:1] or list(queues)
         self._step = 0
 
     def restart(self) -> None:
-        """A new connection: begin anew with the queue that is on probation."""
+        """Begin with a new connection: the queue on probation starts again."""
         self._step = 0
 
     def step(self) -> None:
-        """The queue on probation did well."""
+        """Proceed to the next step, because the queue on probation did well."""
         self._step += 1
         if self._step == len(_WINDOWS):
             self._suspects = self._suspects[1:]
             self._step = 0
 
     def window(self, queue: str) -> int | None:
-        """Unacknowledged messages that a queue may have: None for the usual number, 0
-        for a queue that is not to be consumed yet."""
+        """Return the maximum number of unacknowledged messages of a queue: None for the
+        usual number, 0 for a queue that must not be consumed yet."""
         if not self._suspects:
             return None
         return _WINDOWS[self._step] if queue == self._suspects[0] else 0
 
 
 class ProgressWatch:
-    """Finds queues that receive nothing although messages wait in them: a worker may
-    look alive and consume nothing."""
+    """Finds queues that receive nothing although messages wait in them. A worker may be
+    connected and yet receive nothing."""
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[int, float]] = {}
         self._suspect: set[str] = set()
 
     def stalled(self, consumer: QueueConsumer, now: float) -> str:
-        """Why a queue counts as stalled; empty when it does not.
+        """Return why a queue is stalled; empty if it is not.
 
-        A consumer that received nothing for ten seconds and holds nothing asks the
-        broker for the length of its queue. Messages waiting there twice in a row
-        mean that the broker does not know of our consumer.
+        If a consumer has received nothing for ten seconds and holds nothing, the length
+        of its queue is requested. If messages wait there twice in a row, the broker
+        does not know our consumer.
 
         Args:
             now: monotonic seconds.
@@ -239,7 +243,7 @@ class ProgressWatch:
             consumer.is_consuming
             and not consumer.unresolved
             and consumer.received == received
-            and not consumer.is_partition  # which has another consumer
+            and not consumer.is_partition  # it may have another consumer
         )
         if is_quiet and now - since < _QUIET_SECONDS:
             return ""
@@ -259,12 +263,12 @@ SHARE_SECONDS = 5.0
 
 
 class Sharing:
-    """Gives up the partitions that are others' share.
+    """Gives up partitions that are the share of other workers.
 
     Args:
-        consumers: those that there are.
-        held: the messages of a consumer that wait for the pool.
-        renew: closes a consumer, and opens another in its place.
+        consumers: returns all consumers.
+        held: returns the number of messages of a consumer that wait for the pool.
+        renew: closes a consumer, and opens a new one.
     """
 
     def __init__(
@@ -277,19 +281,19 @@ class Sharing:
         self._held = held
         self._renew = renew
         self._channel: Any = None
-        #: Tags of the consumers by which others count us, by queue.
+        #: Tags of the consumers by which other workers count this one, by queue.
         self._present: dict[str, str] = {}
 
     def restart(self) -> None:
-        """A new connection is about to be made."""
+        """Prepare for a new connection."""
         self._channel = None
         self._present.clear()
 
     def share(self, connection: Any) -> None:
-        """Choose what is to be given up.
+        """Choose the partitions to give up.
 
         Raises:
-            amqp.ChannelError: a queue is gone.
+            amqp.ChannelError: a queue does not exist any more.
         """
         partitions: dict[str, list[QueueConsumer]] = {}
         for consumer in self._consumers():
@@ -310,13 +314,13 @@ class Sharing:
                 consumer.is_leaving = True
 
     def leave(self) -> None:
-        """Give up what has been chosen and has nothing running any more."""
+        """Give up the chosen partitions that have no running batch."""
         for consumer in tuple(self._consumers()):
             if consumer.is_leaving and consumer.unresolved == self._held(consumer):
                 self._renew(consumer)
 
     def _workers(self, queue: str) -> int:
-        """How many workers share a queue, this one included."""
+        """Return how many workers share a queue, including this one."""
         name = presence_of(queue)
         if queue not in self._present:
             self._present[queue] = self._channel.basic_consume(name, no_ack=True)

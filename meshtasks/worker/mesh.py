@@ -1,4 +1,4 @@
-"""What the worker needs to know of the mesh, attached to the Celery application."""
+"""Settings, handlers and commands of the mesh, attached to the Celery application."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Mesh:
     """The mesh of one application.
 
     Attributes:
-        settings: everything from the environment and config/.
-        handlers: by queue.
+        settings: settings of the environment and of config/.
+        handlers: handlers by queue.
         commands: names of the commands.
     """
 
@@ -38,8 +38,8 @@ def attach(
     handlers: Mapping[str, Handler],
     commands: Collection[str],
 ) -> None:
-    """Register one Celery task per handler, named as its queue, and remember the
-    mesh on the application."""
+    """Register one Celery task per handler, with the name of its queue, and attach the
+    mesh to the application."""
     for queue, handler in handlers.items():
         _register(app, queue, BatchRunner(handler, settings), settings)
     signals.worker_before_create_process.connect(_share_memory)
@@ -48,7 +48,7 @@ def attach(
 
 
 def mesh_of(app: Any) -> Mesh:
-    """The mesh that :func:`attach` put on the application."""
+    """Return the mesh that :func:`attach` attached to the application."""
     mesh: Mesh = app.mesh
     return mesh
 
@@ -62,8 +62,8 @@ def _register(app: Celery, queue: str, runner: BatchRunner, settings: Settings) 
     app.task(
         run,
         name=queue,
-        shared=False,  # of this application alone: another has its own handlers
-        acks_late=True,  # Celery must not acknowledge: the resolution does
+        shared=False,  # for this application only; another has its own handlers
+        acks_late=True,  # the messages are acknowledged by their resolution
         ignore_result=True,
         max_retries=retry.max_retries,
         retry_backoff=retry.retry_backoff,
@@ -73,22 +73,23 @@ def _register(app: Celery, queue: str, runner: BatchRunner, settings: Settings) 
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Not that a batch found a sink unavailable: the consuming process logs that
-    once, and not for every try."""
+    """Drop records about a batch that found a sink unavailable: the consuming process
+    logs this once, and not for every attempt."""
     said = record.args.get("return_value") if isinstance(record.args, dict) else None
     return not str(said).startswith(WAITING_FOR)
 
 
-#: A batch makes tens of thousands of objects, nearly none of them in cycles; at
-#: Python's own threshold of 700, looking for cycles took a quarter of the pool's time.
+#: A batch creates tens of thousands of objects, hardly any of them in cycles. With
+#: Python's threshold of 700, searching for cycles took a quarter of the pool's time.
 _COLLECTION_THRESHOLD = 50_000
 
 
 def _share_memory(**_: Any) -> None:
-    """Before a pool process is made: load what each of them needs, once for all, and
-    never look at it again, since to look for cycles writes to every object's memory,
-    which then is no longer shared. Look seldom, in this process, too: with nearly all
-    objects out of sight, Python takes those of every batch for many."""
+    """Prepare memory before a pool process is forked. What every process needs is
+    loaded here once, and excluded from garbage collection: the search for cycles writes
+    to every object, and its memory would no longer be shared. The threshold of this
+    process is raised as well. With nearly all objects excluded, Python would otherwise
+    collect at every batch."""
     import meshtasks.state.history  # noqa: F401, PLC0415 - loads SQLAlchemy
 
     gc.collect()

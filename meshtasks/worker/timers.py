@@ -1,7 +1,7 @@
-"""Runs what handlers have to do by the clock.
+"""Runs the timers of handlers.
 
-A thread of the consuming process: the pool may be busy for minutes, and a reminder
-must not wait for it. It goes on while the broker is away.
+They run in a thread of the consuming process, because the pool may be busy for minutes,
+and a reminder must not wait for it. They run while the broker is unavailable, too.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Timers:
     """The timers of the handlers whose queues are consumed.
 
     Args:
-        settings: sinks are opened from these. While one of them is in trouble, its
+        settings: settings with which sinks are opened. While a sink is unavailable, its
             timer runs less often.
-        on_calls: called in the timers' thread with what a run asked of sinks.
-        forks: whether processes are forked from this one, over which no connection
-            must be carried: sinks are closed after every run.
+        on_calls: called in the timers' thread with the calls of sinks of a run.
+        forks: whether processes are forked from this one. Connections must not be
+            inherited, so sinks are closed after every run.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class Timers:
         )
 
     def add(self, timer: Timer | None) -> None:
-        """Run this timer from now on, at once for the first time.
+        """Run this timer from now on, and once at once.
 
         Raises:
-            ConfigError: the settings do not suit it.
+            ConfigError: the settings are not valid for the timer.
         """
         if timer is None or timer in self._timers:
             return
@@ -72,12 +72,12 @@ class Timers:
             self._thread.start()
 
     def wake(self, timer: Timer | None) -> None:
-        """Run the timers now: a batch of this one's handler is done."""
+        """Run the timers now, because a batch of this timer's handler is done."""
         if timer is not None:
             self._woken.set()
 
     def stop(self, within_seconds: float) -> None:
-        """Stop after the run at hand, if it ends in time."""
+        """Stop after the current run, if it ends in time."""
         self._stopping.set()
         self._woken.set()
         if self._thread.is_alive():
@@ -115,7 +115,7 @@ class Timers:
                 logger.error("%s", fault.traceback)
 
     def _outcome(self, timer: Timer) -> Retry | Dead | None:
-        """Run a timer; return what went wrong, if anything did."""
+        """Run a timer; return its failure, or None."""
         leaving = closing if self._forks else nullcontext
         try:
             with leaving(self._sinks) as sinks:
