@@ -1,1 +1,1 @@
-"""Celery's worker, made to consume plain JSON in batches and lose nothing."""
+"""Celery's worker, adapted to consume plain JSON in batches without losing messages."""

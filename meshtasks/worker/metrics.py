@@ -1,8 +1,8 @@
-"""What a worker tells Prometheus: docs/monitoring.md explains each metric.
+"""The worker's metrics for Prometheus; docs/monitoring.md explains each of them.
 
 Everything is counted once per batch, in the consuming process, where outcomes are
-resolved; what changes with every message is read when somebody asks for it. So there
-is one place to ask however many pool processes there are, and nothing to pay per
+resolved. Values that change with every message are read when they are requested. So
+there is one page per worker whatever the number of pool processes, and no cost per
 message.
 """
 
@@ -45,12 +45,12 @@ _SECONDS = (
     *(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
 )
 
-# A second series per counter and histogram, of when it was made: nobody asks for it.
+# No second series per counter and histogram with the time of its creation.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Followed(Protocol):
-    """As much of a queue consumer as is shown."""
+    """The attributes of a queue consumer that are shown as metrics."""
 
     queue: str
     source: str
@@ -64,28 +64,29 @@ class Followed(Protocol):
 
     @property
     def is_trying(self) -> bool:
-        """Whether it sends only as many as are needed to try a sink."""
+        """Whether it consumes only as many messages as the test of a sink needs."""
 
 
 class Circuits(Protocol):
-    """As much of a :class:`~meshtasks.worker.breaker.Breaker` as is shown."""
+    """The methods of :class:`~meshtasks.worker.breaker.Breaker` that are used here."""
 
     def states(self) -> Mapping[str, State]:
-        """The state of every sink that was ever in trouble."""
+        """Return the state of every circuit by sink."""
 
     def trips(self) -> Mapping[str, int]:
-        """How often each circuit has opened."""
+        """Return how often each circuit has opened."""
 
 
 class WorkerMetrics(Counts):
     """The metrics of one worker, and the page that shows them.
 
     Args:
-        circuits: of the sinks; asked by the thread that answers Prometheus.
-        env: says where to show them.
+        worker: name of the worker.
+        circuits: circuits of the sinks; called in the thread that serves the page.
+        env: environment with host and ports of the page.
 
     Attributes:
-        registry: what is served.
+        registry: the registry that is served.
     """
 
     def __init__(self, worker: str, circuits: Circuits, env: Environment) -> None:
@@ -179,8 +180,8 @@ class WorkerMetrics(Counts):
 
     @override
     def follow(self, consumer: Followed) -> None:
-        """Show a queue's metrics from now on, counters at zero: one that appears
-        with its first count has no rate."""
+        """Show a queue's metrics from now on. Counters start at zero, because a counter
+        that appears with its first count has no rate."""
         self._state.follow(consumer)
         for metric in (
             *(self._done, self._refused, self._records, self._lost),
@@ -224,7 +225,7 @@ class WorkerMetrics(Counts):
 
 
 class _State(Collector):
-    """What is read when somebody asks, rather than counted."""
+    """Metrics that are read when they are requested."""
 
     def __init__(self, circuits: Circuits) -> None:
         self._circuits = circuits
@@ -232,7 +233,7 @@ class _State(Collector):
         self._received_before: dict[str, int] = {}
 
     def follow(self, consumer: Followed) -> None:
-        """Look at this consumer, and no more at the one that it replaces."""
+        """Show this consumer instead of the one that it replaces."""
         if (old := self._consumers.get(consumer.source)) is not None:
             before = self._received_before.get(consumer.queue, 0)
             self._received_before[consumer.queue] = before + old.received
@@ -295,14 +296,14 @@ _AGAIN_SECONDS = 5.0
 
 
 class Exposition:
-    """An HTTP page with the metrics, on the first free of some ports.
+    """An HTTP page with the metrics, on the first free port of several.
 
-    When none is free it is tried again every few seconds: a worker that is being
-    replaced holds its port until it has finished what it has. Metrics are never a
-    reason to consume nothing.
+    If no port is free, this is repeated every few seconds: a worker that is being
+    replaced holds its port until it has finished. A missing page does not stop the
+    worker.
 
     Args:
-        env: says where to listen; without a port there is no page.
+        env: environment with host and ports; without a port there is no page.
     """
 
     def __init__(self, registry: CollectorRegistry, env: Environment) -> None:
@@ -315,12 +316,12 @@ class Exposition:
         )
 
     def start(self) -> None:
-        """Start to serve, if it does not yet and there are ports."""
+        """Start to serve, unless it is served or there are no ports."""
         if self._ports and not self._thread.is_alive():
             self._thread.start()
 
     def stop(self) -> None:
-        """Free the port."""
+        """Stop serving, and free the port."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -340,7 +341,7 @@ class Exposition:
                 return
 
     def _serve(self) -> OSError | None:
-        """Serve until stopped; why not, if no port can be used."""
+        """Serve until stopped; return the error if no port can be used."""
         fault: OSError | None = None
         for port in self._ports:
             try:
@@ -348,7 +349,7 @@ class Exposition:
             except OSError as error:
                 fault = error
                 continue
-            # a pool process that is forked later must not keep the port
+            # a pool process that is forked later must not hold the port
             os.register_at_fork(after_in_child=server.socket.close)
             logger.info("Metrics at http://%s:%d/metrics", *server.server_address)
             self._stopping.wait()

@@ -1,10 +1,10 @@
-"""``celery worker`` as a program, and its answers to Celery's remote control.
+"""The program ``celery worker``, and its replies to Celery's remote control.
 
-Celery's options and commands are made for tasks that run one by one from queues that
-come and go. Here queues, time limits and the size of batches are configuration: what
-would do nothing, say what is not so, or lose messages, is refused or replaced.
-Importing this module registers the answers, in the worker and on the command line
-(``celery -A meshtasks inspect --list``).
+Celery's options and commands are made for tasks that run one by one, from queues that
+are created and deleted at any time. Here queues, time limits and batch sizes are
+configuration. So options and commands that would have no effect, report something
+wrong, or lose messages, are rejected or replaced. Importing this module registers the
+replies, in the worker and on the command line (``celery -A meshtasks inspect --list``).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from meshtasks.worker.mesh import Mesh, mesh_of
 
 _POOLS = ("prefork", "solo", "threads")
 _TIME_LIMIT = "does nothing: set time_limit_seconds in queues.yaml"
-#: What is refused when it is given, by Celery's name of the option.
+#: Options that are rejected, by Celery's name: option and reason.
 _REFUSED = {
     "autoscale": ("--autoscale", "is not supported: set the pool's size with -c"),
     "beat": ("-B", "does nothing: the mesh has no scheduled tasks"),
@@ -37,11 +37,11 @@ _REFUSED = {
 
 
 class MeshWorker(Worker):  # type: ignore[misc]  # celery ships no types
-    """Celery's worker that says in one sentence why it does not start."""
+    """Celery's worker, which reports in one sentence why it does not start."""
 
     @override
     def prepare_args(self, **kwargs: Any) -> dict[str, Any]:
-        """The options, once they are known to be meant and to work."""
+        """Check the options, and return them with the queues to consume."""
         try:
             self._check(kwargs)
             queues = selected(
@@ -53,7 +53,7 @@ class MeshWorker(Worker):  # type: ignore[misc]  # celery ships no types
 
     @override
     def setup_includes(self, includes: Any) -> None:
-        """Import the modules of ``-I``."""
+        """Import the modules of ``-I``, or end with an error."""
         try:
             super().setup_includes(includes)
         except ImportError as error:
@@ -72,20 +72,20 @@ class MeshWorker(Worker):  # type: ignore[misc]  # celery ships no types
 
 
 def _path_of(pool: Any) -> str:
-    """Where a pool's class is; a pool that is only named is not loaded for it."""
+    """Return the path of a pool's class; a pool given by name is not loaded for it."""
     if isinstance(pool, str):
         return str(concurrency.ALIASES.get(pool, pool))
     return f"{pool.__module__}:{pool.__qualname__}"
 
 
 def run_worker(app: Celery, arguments: Sequence[str]) -> Never:
-    """Celery's command ``worker``, by itself.
+    """Run Celery's command ``worker`` without Celery's other commands.
 
     Raises:
         SystemExit: at its end.
     """
     modules: dict[str, Any] = sys.modules
-    # Other commands of Celery colour their output with it, if it is there: 2 MB.
+    # Celery's other commands use it to colour their output, if present; it needs 2 MB.
     is_hidden = modules.setdefault("pygments", None) is None
     from celery.bin.base import CLIContext  # noqa: PLC0415
     from celery.bin.worker import worker  # noqa: PLC0415
@@ -98,7 +98,7 @@ def run_worker(app: Celery, arguments: Sequence[str]) -> Never:
 
 
 def end(error: ConfigError) -> Never:
-    """Say what is wrong with the configuration, a line a fault, and end.
+    """Print what is wrong with the configuration, one line per error, and exit.
 
     Raises:
         SystemExit: always.
@@ -109,14 +109,14 @@ def end(error: ConfigError) -> Never:
 
 
 def consumable(mesh: Mesh) -> list[str]:
-    """The domain queues that have a handler, and the commands queue."""
+    """Return the domain queues that have a handler, and the commands queue."""
     topology = mesh.settings.read(TOPOLOGY)
     handled = [queue for queue in topology.domain_queues if queue in mesh.handlers]
     return [*handled, topology.commands_queue]
 
 
 def unavailable_reason(mesh: Mesh, queue: str) -> str | None:
-    """Why a worker cannot consume a queue; None if it can."""
+    """Return why a worker cannot consume a queue; None if it can."""
     known = consumable(mesh)
     if queue in known:
         return _missing_client(mesh, queue)
@@ -135,7 +135,7 @@ def unavailable_reason(mesh: Mesh, queue: str) -> str | None:
 
 
 def _missing_client(mesh: Mesh, queue: str) -> str | None:
-    """Which package a sink of a queue lacks; None if it lacks none."""
+    """Return which package a sink of a queue lacks; None if it lacks none."""
     handler = mesh.handlers.get(queue)
     try:
         for sink in handler.sinks if handler else ():
@@ -148,15 +148,15 @@ def _missing_client(mesh: Mesh, queue: str) -> str | None:
 def selected(
     mesh: Mesh, include: Iterable[str] | None, exclude: Iterable[str] | None
 ) -> list[str]:
-    """The queues that ``-Q`` and ``-X`` leave, and those where what these put aside
-    waits, each once.
+    """Return the queues that ``-Q`` and ``-X`` select, and the queues in which messages
+    of these wait for sinks, each once.
 
     Args:
-        include: those of ``-Q``; None for all that can be consumed.
-        exclude: those of ``-X``.
+        include: queues of ``-Q``; None for all that can be consumed.
+        exclude: queues of ``-X``.
 
     Raises:
-        ConfigError: one of them cannot be consumed, or none is left.
+        ConfigError: a queue cannot be consumed, or none is left.
     """
     known = consumable(mesh)
     chosen = known if include is None else _names(include)
@@ -180,8 +180,8 @@ def selected(
 
 
 def _waiting(mesh: Mesh, queues: Iterable[str]) -> list[str]:
-    """The queues where what these have put aside waits: whoever fills one consumes
-    it."""
+    """Return the queues in which messages of these queues wait for unavailable sinks. A
+    worker that fills such a queue also consumes it."""
     return [
         key.waits_in
         for queue in queues
@@ -192,7 +192,7 @@ def _waiting(mesh: Mesh, queues: Iterable[str]) -> list[str]:
 
 
 def _names(given: Iterable[str]) -> list[str]:
-    """Each once, in order, without what a stray comma leaves."""
+    """Return each name once, in order, without empty ones."""
     return [*dict.fromkeys(name.strip() for name in given if name.strip())]
 
 

@@ -1,10 +1,10 @@
-"""Notes in the state what explains holes: activities of sensors, dead letters, what was
-away, and what became of the records of each queue.
+"""Records in the state what explains gaps: activity of sensors, dead letters, times at
+which services were unavailable, and outcomes of the records of each queue.
 
-The event loop only puts things on a list. A thread stores them every few seconds, many
-batches in one transaction, and rests twenty times as long as that took (15 s at most,
-so that who is still running is known to be). While the
-state is away they are kept, up to a bound, and the worker goes on.
+The event loop only appends to lists. A thread stores them every few seconds, many
+batches in one transaction. It then waits twenty times as long as that took, but not
+more than 15 s, so that a running process is recorded often enough. While the state is
+unavailable, the data is kept in memory, up to a bound, and the worker continues.
 """
 
 from __future__ import annotations
@@ -37,33 +37,33 @@ from meshtasks.state.sensor_activity import (
 if TYPE_CHECKING:
     from meshtasks.state.history import History
 
-    # a gateway has one, too, and not what a worker needs
+    # a gateway has a recorder too, but does not load the worker
     from meshtasks.worker.resolution import Resolution
     from meshtasks.worker.results import BatchResult
 
 logger = logging.getLogger(__name__)
 
 _EVERY_SECONDS = 2.0
-#: The thread works for a share of the time.
+#: The thread waits this many times as long as it worked.
 _RESTS = 20.0
-#: So often it is noted that somebody is still running, or still away.
+#: Interval at which open spans are recorded as still going on, in seconds.
 _HEARD_SECONDS = 15.0
-#: Kept while the state is away, and noted at once at most.
+#: Maximum numbers kept while the state is unavailable, and stored at once.
 _MOST_ACTIVITIES, _MOST_INCIDENTS = 50_000, 5_000
-#: A connection that was back within so long is no outage.
+#: A connection that is lost for a shorter time is not recorded as an outage.
 _BLINK_SECONDS = 2.0
 _PRUNE_EVERY_SECONDS = 3_600.0
 
 
 class Recorder:
-    """What one process has to note, and the thread that stores it.
+    """Collects what one process records, and stores it in a thread.
 
     Args:
-        env: says where the state is.
-        name: of the worker or gateway.
-        kind: of its own span: ``worker`` or ``gateway``.
-        forks: whether processes are forked from this one, over which no connection
-            must be carried: the state's is closed each time.
+        env: environment with the URL of the state.
+        name: name of the worker or gateway.
+        kind: kind of its own span: ``worker`` or ``gateway``.
+        forks: whether processes are forked from this one. Connections must not be
+            inherited, so the connection to the state is closed after each use.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Recorder:
         self._seen: list[Seen] = []
         self._times = Times()
         self._lock = threading.Lock()
-        self._spans: dict[tuple[str, str], Span] = {}  # that go on
+        self._spans: dict[tuple[str, str], Span] = {}  # open spans
         self._heard_at = 0.0
         self._next_prune = 0.0
         self._is_new = True
@@ -89,27 +89,27 @@ class Recorder:
         )
 
     def start(self, detail: str = "") -> None:
-        """Note that it runs from now on; start the thread, if it does not run yet.
+        """Record that the process runs from now on, and start the thread if needed.
 
         Args:
-            detail: what it does.
+            detail: what the process does: the queues of a worker.
         """
         self.goes(self._kind, self._name, detail)
         if not self._thread.is_alive():
             self._thread.start()
 
     def stop(self, within_seconds: float) -> None:
-        """Store what is noted, if that can be done in time. What is away stays so, as
-        far as is known here."""
+        """Store what is recorded, if that is done in time. Spans of unavailable
+        services stay open."""
         self.ended(self._kind, self._name)
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(within_seconds)
 
-    # --- what is noted; any thread may call these ---------------------------
+    # --- recording; may be called from any thread ---------------------------
 
     def finished(self, queue: str, result: BatchResult) -> None:
-        """Note a batch that the pool answered."""
+        """Record a batch that the pool has finished."""
         if not (result.done or result.seen):
             return
         with self._lock:
@@ -117,7 +117,7 @@ class Recorder:
             self._see(result.seen)
 
     def moved(self, queue: str, resolution: Resolution) -> None:
-        """Note dead letters that the broker has confirmed."""
+        """Record dead letters that the broker has confirmed."""
         if not resolution.dead:
             return
         now = time.time()
@@ -134,7 +134,7 @@ class Recorder:
                 self._notes.add_incident(_refusal(letter, now))
 
     def refused_here(self, routing_key: str, body: bytes, reason: str) -> None:
-        """Note a message that was not published, since it would be a dead letter."""
+        """Record a message that was rejected because it would be a dead letter."""
         with self._lock:
             if len(self._notes.incidents) < _MOST_INCIDENTS:
                 self._notes.add_incident(
@@ -142,14 +142,15 @@ class Recorder:
                 )
 
     def connection(self, fault: str) -> None:
-        """The broker is away, and why; or it is back, and nothing."""
+        """Record why the broker is unavailable, or with an empty text that it is
+        available again."""
         if fault:
             self.goes("broker", "", fault)
         else:
             self.ended("broker", "")
 
     def goes(self, kind: str, name: str, reason: str) -> None:
-        """Something begins, or goes on."""
+        """Begin a span, or continue it."""
         now = time.time()
         with self._lock:
             known = self._spans.get((kind, name))
@@ -159,7 +160,7 @@ class Recorder:
             self._notes.add_span(span)
 
     def ended(self, kind: str, name: str) -> None:
-        """It is over."""
+        """End a span."""
         now = time.time()
         with self._lock:
             known = self._spans.pop((kind, name), None)
@@ -242,7 +243,7 @@ class Recorder:
             self._next_prune = now + _PRUNE_EVERY_SECONDS
 
     def _keep(self, notes: Notes) -> None:
-        """Put back what could not be stored, before what was noted since."""
+        """Put back what could not be stored, before what was recorded since."""
         del notes.activities[_MOST_ACTIVITIES:]
         with self._lock:
             later, self._notes = self._notes, notes
@@ -264,13 +265,13 @@ def _history_of(env: Environment) -> History:
 
 
 def _may_be_blink(span: Span, now: float) -> bool:
-    """Whether it is too early to call it an outage."""
+    """Whether the span of a lost connection is too short to be an outage."""
     is_young = now - span.begins_at < _BLINK_SECONDS
     return span.kind == "broker" and span.ends_at is None and is_young
 
 
 def _refusal(letter: Outgoing, now: float) -> Incident:
-    """The incident that a dead letter is about."""
+    """Return the incident of a dead letter."""
     table = letter.headers or {}
     stamp = (letter.properties or {}).get("timestamp")
     return refused(
@@ -283,21 +284,21 @@ def _refusal(letter: Outgoing, now: float) -> Incident:
     )
 
 
-#: Times that are remembered of a sensor, and of how many sensors.
+#: Number of times to keep for each sensor, and number of sensors.
 _TIMES, _MOST_TIMED = 32, 5_000
 _OfSensor = OrderedDict[float, float | None]
 
 
 class Times:
-    """The latest times of each sensor, to know those that come again. Compared is a
-    reading that is its sensor's only one in a batch, as most are; of other batches the
-    first and the last time are known, too."""
+    """The latest times of each sensor, to detect repeated readings. A reading is
+    compared if it is the only one of its sensor in a batch, as most are. Of other
+    batches, the first and the last time are kept."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[str, str], _OfSensor] = OrderedDict()
 
     def compared(self, activities: Iterable[SensorActivity]) -> list[SensorActivity]:
-        """The activities, with what is repeated in them."""
+        """Return the activities; repeated readings are marked."""
         return [self._compared(each) for each in activities]
 
     def _compared(self, activity: SensorActivity) -> SensorActivity:
@@ -322,8 +323,8 @@ class Times:
 
 
 def joined(activities: Iterable[SensorActivity]) -> list[SensorActivity]:
-    """The same in fewer: what several batches had of a sensor is one activity, if each
-    came after the other and none has anything odd."""
+    """Join activities of a sensor in consecutive batches into one, if each begins after
+    the previous one ends and nothing in them is unusual."""
     open_at: dict[tuple[object, ...], int | None] = {}  # by sensor
     result: list[tuple[SensorActivity, list[Stretch]]] = []
     for each in activities:
