@@ -205,7 +205,7 @@ class Breaker:
 
     def _answered(self, sink: str, result: BatchResult) -> bool:
         """Whether the sink did its work for this batch; the batch may not have needed
-        it. A sink that does not report its calls counts as used."""
+        it. If the sink does not report its calls, this is assumed if nothing failed."""
         if sink in self._noted:
             return any(call.answered for call in result.sink_calls if call.sink == sink)
         return not result.failures

@@ -29,8 +29,8 @@ logger = get_logger(__name__)
 _NOT_CELERYS = ("DelayedDelivery", "Gossip", "Mingle", "Control")
 #: Maximum wait between two attempts to connect.
 _CONNECT_EVERY_SECONDS = 30.0
-#: While the broker is unavailable, failed attempts are logged at powers of two, and
-#: then every so many attempts, which is every hour.
+#: While the broker is unavailable, the failed attempts 1, 2, 4, 8 … are logged, and
+#: then one in this number, which is one per hour.
 _LOG_EVERY = 120
 #: Maximum wait for each response of the broker when connections are closed.
 _FAREWELL_SECONDS = 1.0

@@ -74,7 +74,7 @@ class FlowControl:
         self._paused: set[str] = set()  # queues whose pause was logged
 
     def restart(self) -> None:
-        """Begin with a new connection: every queue starts from its first step."""
+        """Begin with a new connection: a queue on probation starts again."""
         self.probation.restart()
         if self.probation.is_active:
             self._later(_PROBATION_SECONDS, self._relax)

@@ -51,7 +51,7 @@ class BatchResult:
         failures: failures in order of the messages; empty if all are done.
         seconds: time in the pool, including decoding and sinks.
         sink_calls: calls of sinks by the handler.
-        empty: number of messages without a record.
+        empty: number of MQTT messages without a body.
         deferred: failures of sinks whose part of the batch now waits in their queues.
         done: number of records that are done.
         aside: number of these whose points wait in a queue.

@@ -77,7 +77,7 @@ class _Read(NamedTuple):
         several: form of messages of several records that are not an array, by position
             of the message.
         bad: invalid records, by position of the message.
-        empty: number of messages without a record.
+        empty: number of MQTT messages without a body.
     """
 
     batch: Batch[Any]
@@ -128,7 +128,7 @@ class BatchRunner:
 
     def _run(self, wires: list[Wire]) -> tuple[int, list[Failure], int, int]:
         """Return the number of valid records, the failures in order of the messages,
-        the number of messages without a record, and the number of records done."""
+        the number of empty MQTT messages, and the number of records done."""
         read = self._read(wires)
         batch, failures, count = read.batch, read.failures, len(read.positions)
         outcomes = self._handle(batch, lambda: self._read(wires).batch)
