@@ -126,7 +126,7 @@ class Completion:
             self._carry_out(consumer, dead)
 
     def set_aside(self, consumer: QueueConsumer, deliveries: list[Delivery]) -> None:
-        """Publish messages whose queue is paused to the broker again."""
+        """Publish again the messages of a queue that is paused."""
         resolution = consumer.resolver.set_aside(deliveries, time.time())
         self._carry_out(consumer, resolution)
 

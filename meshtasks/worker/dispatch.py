@@ -1,4 +1,4 @@
-"""Dispatches batches to the pool, at most one per process.
+"""Gives batches to the pool, at most one per process at a time.
 
 Batches wait here, not in the pool's pipes. So a batch that has not started can be set
 aside if its sink becomes unavailable, and an open batch can grow while all processes

@@ -125,8 +125,8 @@ class FlowControl:
                     logger.warning("Paused %s; %d messages set aside", queue, held)
 
     def pause(self, consumer: QueueConsumer) -> int:
-        """Stop consuming, and publish held messages that have not started again. Return
-        their number."""
+        """Stop consuming, and publish again the held messages that the pool does not
+        have. Return their number."""
         consumer.cancel()
         held = [one for batch in consumer.take_all() for one in batch]
         held += self._take_back(consumer)

@@ -58,7 +58,7 @@ class Timers:
         )
 
     def add(self, timer: Timer | None) -> None:
-        """Run this timer from now on, and once at once.
+        """Run this timer from now on, immediately for the first time.
 
         Raises:
             ConfigError: the settings are not valid for the timer.
