@@ -148,7 +148,7 @@ class SinkRejected(MeshError):
 
 
 class NoAnswer(MeshError):
-    """Nobody answered in time."""
+    """There was no answer in time."""
 
 
 class Unroutable(MeshError):

@@ -102,7 +102,7 @@ def request(  # noqa: PLR0913 - what a request has
     limit_bytes: int = _ANSWER_LIMIT_BYTES,
     extendable: bool = True,
 ) -> Answer:
-    """Make one request. Redirects and failures are not followed or retried.
+    """Make one request, without following redirects and without retries.
 
     Args:
         pool: connections, from :func:`pool_manager`.
