@@ -1,1 +1,1 @@
-"""What is remembered between messages and over restarts."""
+"""The state: data that is kept over restarts, in one database."""

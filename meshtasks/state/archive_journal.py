@@ -1,37 +1,38 @@
-r"""Which records are archived, so that none is archived twice.
+r"""The journal of archived records, which prevents that a record is archived twice.
 
-A message is delivered again when its worker died, or lost its connection, between
-storing the record and acknowledging the message. It then comes in a batch with
-other neighbours, so the object's name does not show the repetition; the record's
-id does. The journal keeps the ids of stored records and, before an object is put,
-the claim to these records::
+The broker redelivers a message if its worker died or lost its connection after storing
+the record and before acknowledging the message. The message is then part of another
+batch, so the name of the object does not reveal the repetition; the id of the record
+does. The journal keeps the ids of stored records and, before an object is written, the
+claims to its records::
 
     (unknown) --claim--> pending --finish--> stored
                             \----forget---> (unknown)
                             \---set aside--> (unknown), and the object is damaged
 
-Every step is durable before the next begins. A pending object whose worker is gone was
-cut off by its death or lost touch with the store, and a look into the store tells
-whether the object is there, and sound. One that is there and damaged is noted as such
-and else forgotten: its messages were never acknowledged, so they come again, and their
-records are stored in another object.
+Each step is durable before the next one begins. If the worker of a pending object died,
+or lost its connection to the store, the store is checked for the object. A damaged
+object is recorded as such. It is forgotten like a missing one: its messages were never
+acknowledged, so they are redelivered, and their records are stored in another object.
 
-In a SQLite file, one process of the host at a time holds the journal, from looking up
-ids to having noted the objects as stored: what is pending then is nobody's. In
-PostgreSQL several workers archive at the same time. Each record is claimed by a row
-with its id as unique key, so of two workers given the same message one gets it, and the
-other tries again later. A worker's session holds an advisory lock, whose number stands
-with its pending objects. When it is free the worker is gone, and another one adopts
-them. If the server was restarted the locks say nothing; then a claim lasts ten minutes.
+With SQLite, one process of the host at a time holds the journal, from the look-up of
+ids until its objects are recorded as stored. So pending objects at the beginning belong
+to no running process. With PostgreSQL, several workers archive at the same time. A
+claim is a row with the id of the record as unique key: if two workers have the same
+message, one gets the claim, and the other retries later. The session of a worker holds
+an advisory lock, whose number is stored with its pending objects. If the lock is free,
+the worker is gone, and another one adopts the objects. Locks do not survive a restart
+of the server; so in any case objects may be adopted ten minutes after their claim.
 
-The size is bounded: ids go into a generation; when it has a million ids, or is eight
-days old (a message that keeps failing is given up after seven), the one before is
-dropped and a new one begun. So an id is known for eight days, or for a million
-records if those come sooner, and a file stays below 200 MB.
+The size is bounded. Ids are added to a generation. When it has a million ids or is
+eight days old, the previous generation is deleted and a new one begins (eight days,
+because a message that fails repeatedly is given up after seven). So an id is known for
+at least eight days or a million records, whichever ends first, and a file stays below
+200 MB.
 
-Measured with two million ids in a SQLite file: looking up and storing 5,000 takes 12 ms
-when they sort by time, as the mesh's own do, and 200 ms when they are random (UUIDv4),
-because each then falls on a page of its own.
+Measured with two million ids in a SQLite file: look-up and storing of 5,000 ids takes
+12 ms if they sort by time, like those that the mesh makes, and 200 ms if they are
+random (UUIDv4), because each one is on another page.
 """
 
 from __future__ import annotations
@@ -59,16 +60,17 @@ from meshtasks.state.tables import (
 
 logger = logging.getLogger(__name__)
 
-#: The sink's name in handlers, circuits and errors.
+#: Name of the sink in handlers, circuits and errors.
 SINK = "journal"
 
+#: A generation ends at this age, or with this number of ids.
 _GENERATION_SECONDS = 8 * 86_400.0
 _GENERATION_IDS = 1_000_000
-#: Longest wait for another process to finish its batch: about what its calls to the
-#: object store can take at worst.
+#: Longest wait for the batch of another process: about the longest time that its calls
+#: to the object store can take.
 _HOLD_TIMEOUT_SECONDS = 120.0
 
-# Statements of SQLite, by the driver: each batch makes them.
+# Statements for SQLite; the driver runs them directly, since every batch needs them.
 _FILE_STORED = """
 SELECT value FROM json_each(?) WHERE value IN (SELECT id FROM archive_ids_0)
 OR value IN (SELECT id FROM archive_ids_1)
@@ -82,7 +84,7 @@ SELECT value FROM archive_pending, json_each(archive_pending.ids) WHERE name = ?
 _FILE_FORGET = "DELETE FROM archive_pending WHERE name = ?"
 _FILE_HEALED = "DELETE FROM archive_damaged WHERE name = ?"
 
-# Statements of both.
+# Statements for both databases.
 _PENDING = "SELECT name FROM archive_pending"
 _CURRENT = "SELECT current FROM archive_generation"
 _COUNT = """
@@ -92,9 +94,9 @@ ON CONFLICT (id) DO UPDATE SET ids = archive_generation.ids + excluded.ids
 RETURNING ids, started_at
 """
 
-# Statements of PostgreSQL.
-_OWNERS = LOCK_CLASS + 1  # first half of the numbers of the workers' locks
-_LEASE_SECONDS = 600.0
+# Statements for PostgreSQL.
+_OWNERS = LOCK_CLASS + 1  # first key of the advisory locks of workers
+_LEASE_SECONDS = 600.0  # an older claim may be adopted in any case
 _OWN = text("SELECT pg_advisory_lock(:class, :owner)")
 _SERVER = "EXTRACT(EPOCH FROM pg_postmaster_start_time())::text"
 _NOW = "EXTRACT(EPOCH FROM clock_timestamp())"
@@ -102,7 +104,7 @@ _STORED = text("""
 SELECT id FROM archive_ids_0 WHERE id = ANY(CAST(:ids AS text[]))
 UNION SELECT id FROM archive_ids_1 WHERE id = ANY(CAST(:ids AS text[]))
 """)
-#: In the order of the ids: who waits for an id has those before it.
+#: In the order of the ids, which prevents deadlocks.
 _CLAIM = text("""
 INSERT INTO archive_claims (id) SELECT unnest(CAST(:ids AS text[]))
 ON CONFLICT DO NOTHING RETURNING id
@@ -141,12 +143,12 @@ _DAMAGED = ARCHIVE_DAMAGED.c
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What was found out about the records of a batch.
+    """The claims to the records of a batch.
 
     Attributes:
-        new: ids of those that are neither stored nor another worker's.
-        busy: ids of those that another worker is storing.
-        intend: notes the objects that are about to be put, with the ids of each.
+        new: ids of records that are neither stored nor claimed by another worker.
+        busy: ids of records that another worker is storing.
+        intend: function that records the objects to be written: name → ids.
     """
 
     new: frozenset[str]
@@ -157,13 +159,13 @@ class Claim:
 class ArchiveJournal(Database):
     """The journal in the state.
 
-    All methods raise :class:`~meshtasks.errors.SinkUnavailable` when the state cannot
-    be read or written.
+    All methods raise :class:`~meshtasks.errors.SinkUnavailable` if the state cannot be
+    read or written.
 
     Args:
         location: where the state is.
-        generation_ids: ids after which a generation is full.
-        clock: gives epoch seconds.
+        generation_ids: number of ids in a full generation.
+        clock: returns the current time in epoch seconds.
     """
 
     def __init__(
@@ -173,11 +175,11 @@ class ArchiveJournal(Database):
         generation_ids: int = _GENERATION_IDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        # Durable: a step that a power cut undoes would store records twice.
+        # Not disposable: if a power cut undid a step, records would be stored twice.
         super().__init__(SINK, location, "archive.sqlite")
         self._generation_ids = generation_ids
         self._clock = clock
-        #: Numbers of this worker's sessions, the present one last.
+        #: Numbers of the sessions of this worker, the current one last.
         self._owners: list[int] = []
 
     @override
@@ -190,13 +192,13 @@ class ArchiveJournal(Database):
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Keep the other processes of the host out, where the state is a file; all
-        methods below are called within.
+        """Hold the journal in the block, if the state is a file.
 
-        A process that dies lets go. Waits for its turn, for two minutes at most.
+        All methods below must be called in such a block. It waits up to two minutes for
+        other processes of the host. The end of a process releases the journal.
 
         Raises:
-            SinkUnavailable: another process has held it all that time.
+            SinkUnavailable: another process held the journal during all this time.
         """
         with ExitStack() as stack:
             if not self.is_shared:
@@ -219,11 +221,16 @@ class ArchiveJournal(Database):
 
     @contextmanager
     def claim(self, ids: Iterable[str]) -> Iterator[Claim]:
-        """Take the records that nobody has; all of the block is done or nothing.
+        """Claim records that are neither stored nor claimed.
+
+        The block is one transaction: if it raises, nothing is claimed.
 
         Args:
-            ids: of the records. Those that are new are to be given to
-                :attr:`Claim.intend`, each in one object.
+            ids: ids of the records. The block passes the new ones to
+                :attr:`Claim.intend`, each in one object; the others are released.
+
+        Yields:
+            The result.
         """
         names = storables(ids)
         with self.transaction() as connection:
@@ -256,9 +263,9 @@ class ArchiveJournal(Database):
     def _find(
         self, connection: Connection, ids: list[str]
     ) -> tuple[set[str], set[str]]:
-        """Claim what nobody has; returns what is stored and what others store."""
+        """Claim free ids; return the stored ids and those that others have claimed."""
         claimed = set(connection.execute(_CLAIM, {"ids": sorted(ids)}).scalars())
-        # Only now: this statement sees what another worker has finished meanwhile.
+        # After the claim, so that it sees what another worker has just finished.
         stored = set(connection.execute(_STORED, {"ids": ids}).scalars())
         if again := sorted(claimed & stored):
             connection.execute(_UNCLAIM, {"ids": again})
@@ -277,7 +284,7 @@ class ArchiveJournal(Database):
             connection.execute(_INTEND, values)
 
     def stored(self, ids: Sequence[str]) -> set[str]:
-        """Those of the ids that stand in objects already stored."""
+        """Those of the ids whose records are stored."""
         names = storables(ids)
         with self.transaction() as connection:
             if self.is_shared:
@@ -287,15 +294,17 @@ class ArchiveJournal(Database):
             return {names[each] for (each,) in rows}
 
     def pending(self) -> list[str]:
-        """Names of objects that were to be put, and are not known to be."""
+        """Names of pending objects: it is unknown whether they are stored."""
         with self.transaction() as connection:
             if not self.is_shared:
                 return [name for (name,) in self.sqlite.execute(_PENDING)]
             return list(connection.execute(text(_PENDING)).scalars())
 
     def abandoned(self) -> list[str]:
-        """Names of the pending objects that no worker is at work on; they are this
-        worker's from now on."""
+        """Adopt the pending objects without a running worker, and return their names.
+
+        They include those of earlier sessions of this worker.
+        """
         if not self.is_shared:
             return self.pending()
         with self.transaction() as connection:
@@ -308,13 +317,13 @@ class ArchiveJournal(Database):
             return list(connection.execute(_ADOPT, values).scalars())
 
     def release(self, name: str) -> None:
-        """Leave a pending object to whoever comes next."""
+        """Release a pending object, so that any worker may adopt it."""
         if self.is_shared:
             with self.transaction() as connection:
                 connection.execute(_RELEASE, {"name": name, "own": self._owners})
 
     def finish(self, names: Collection[str]) -> None:
-        """Note that these pending objects are stored."""
+        """Record that these pending objects are stored."""
         now = self._clock()
         with self.transaction() as connection:
             finish = self._finish if self.is_shared else self._finish_in_file
@@ -325,7 +334,7 @@ class ArchiveJournal(Database):
     def _finish_in_file(
         self, _connection: Connection, names: Collection[str], now: float
     ) -> tuple[int, float]:
-        """Returns how many ids the generation has now, and when it was begun."""
+        """Return the number of ids in the generation, and its beginning."""
         db = self.sqlite
         found = db.execute(_CURRENT).fetchone()
         add = _FILE_ADD.format(table=ARCHIVE_IDS[found[0] if found else 0].name)
@@ -363,8 +372,11 @@ class ArchiveJournal(Database):
         return len(ids)
 
     def _take(self, connection: Connection, name: str) -> list[str] | None:
-        """End the pending of an object of ours, and the claims to its records; returns
-        their ids, None if it is not ours."""
+        """Remove a pending object of this worker and the claims to its records.
+
+        Returns:
+            The ids of the records; None if the object is not of this worker.
+        """
         own = {"name": name, "own": self._owners}
         found = connection.execute(_TAKE, own).scalar()
         if found is None:
@@ -374,8 +386,10 @@ class ArchiveJournal(Database):
         return ids
 
     def _begin_generation(self) -> None:
-        """Drop the older ids, and let their table take the new ones; unless another
-        process was faster."""
+        """Delete the older ids, and use their table for new ones.
+
+        Does nothing if another process was faster.
+        """
         with self.transaction() as connection:
             query = select(ARCHIVE_GENERATION).with_for_update()
             row = connection.execute(query).one()
@@ -389,7 +403,7 @@ class ArchiveJournal(Database):
             connection.execute(change.values(current=older, started_at=now, ids=0))
 
     def forget(self, names: Iterable[str]) -> None:
-        """Note that these pending objects are not stored and will not be."""
+        """Record that these pending objects are not stored and will not be."""
         with self.transaction() as connection:
             self._forget(connection, names)
 
@@ -401,15 +415,17 @@ class ArchiveJournal(Database):
             self._take(connection, name)
 
     def set_aside(self, name: str, fault: str) -> None:
-        """Note that this pending object is in the store and damaged."""
+        """Record that this pending object is in the store, but damaged."""
         with self.transaction() as connection:
             values = {"name": name, "fault": fault}
             connection.execute(put(connection, ARCHIVE_DAMAGED), values)
             self._forget(connection, [name])
 
     def damaged(self) -> dict[str, str]:
-        """What is wrong with the objects that were set aside, by name, until an
-        object of that name is stored."""
+        """The faults of damaged objects, by name.
+
+        An object is listed until one with its name is stored.
+        """
         with self.transaction() as connection:
             rows = connection.execute(select(_DAMAGED.name, _DAMAGED.fault))
             return dict(rows.all())

@@ -1,4 +1,4 @@
-"""How a connection to either database is opened, and what it is told first."""
+"""Opens connections to SQLite files and PostgreSQL, and sets their options."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from sqlalchemy.pool import NullPool
 from meshtasks.config.extras import require
 from meshtasks.config.private_files import make_private_database
 
-#: The longest wait for another process that writes to the file.
+#: Longest wait for another process that writes to the file.
 BUSY_TIMEOUT_SECONDS = 15.0
+#: Longest wait for a connection to a server.
 CONNECT_SECONDS = 5
-#: Of a session of PostgreSQL. One that does nothing within a transaction belongs to a
-#: host that is gone, and must not keep its locks: a handler that publishes alerts takes
-#: less. A host that vanishes is noticed by its silence.
+#: Options of a PostgreSQL session. The server ends a session that is idle in a
+#: transaction for two minutes, so that a host that vanished does not keep its locks;
+#: a handler that publishes alerts takes less time. Keepalives detect a vanished host.
 _SESSION = """
 SET lock_timeout = '10s';
 SET idle_in_transaction_session_timeout = '120s';
@@ -32,7 +33,7 @@ SET tcp_keepalives_count = 3
 _CLIENT = {
     "connect_timeout": CONNECT_SECONDS,
     "application_name": "meshtasks",
-    "client_encoding": "UTF8",  # a server or an account may have another default
+    "client_encoding": "UTF8",  # servers or accounts may have another default
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
@@ -40,8 +41,8 @@ _CLIENT = {
 }
 
 
-# An engine keeps no connection, and so may be carried over a fork; it keeps what its
-# statements are in the database's words, which takes longer to find than to run them.
+# An engine keeps no connection, so it can be used after a fork. It keeps compiled
+# statements, because compiling one takes longer than running it.
 
 
 @lru_cache(maxsize=8)
@@ -56,8 +57,8 @@ def _engine_of_server(url: URL) -> Engine:
 
 @lru_cache(maxsize=8)
 def _engine_of_file(url: URL) -> Engine:
-    # Transactions are begun by us, not by the driver. A connection is used by one
-    # thread at a time, but not always the same.
+    # The mesh begins transactions, not the driver. A connection is used by one thread
+    # at a time, but not always by the same one.
     return create_engine(
         url,
         poolclass=NullPool,
@@ -67,11 +68,12 @@ def _engine_of_file(url: URL) -> Engine:
 
 
 def connect_to_server(url: URL) -> Connection:
-    """A new connection to PostgreSQL. One that does not answer is given up.
+    """Open a connection to PostgreSQL.
 
     Raises:
-        OSError: the database cannot keep all text.
-        SQLAlchemyError: the server cannot be reached, or refuses.
+        ConfigError: the extra ``postgresql`` is not installed.
+        OSError: the encoding of the database is not UTF-8.
+        SQLAlchemyError: the server is unavailable, or refuses the connection.
     """
     require("postgresql", "MESH_STATE_URL")
     from meshtasks.state.session import note_pooler  # noqa: PLC0415 - needs an extra
@@ -100,15 +102,15 @@ def _refuse_encoding(connection: Connection) -> None:
 
 
 def connect_to_file(url: URL, *, disposable: bool = False) -> Connection:
-    """A new connection to a file of SQLite, whose transactions the caller begins.
+    """Open a connection to a SQLite file. The caller begins the transactions.
 
     Args:
-        url: of the file.
-        disposable: no transaction waits for the disk, so a power cut may take back
-            the last ones.
+        url: URL of the file.
+        disposable: whether transactions do not wait for the disk, so that a power cut
+            may undo the last ones.
 
     Raises:
-        OSError: the file cannot be made, or not made private.
+        OSError: the file cannot be created.
     """
     make_private_database(Path(url.database or ""))
     connection = _engine_of_file(url).connect()
@@ -118,7 +120,7 @@ def connect_to_file(url: URL, *, disposable: bool = False) -> Connection:
         synchronous = "NORMAL" if disposable else "FULL"
         raw.execute(f"PRAGMA synchronous = {synchronous}")
         raw.execute("PRAGMA foreign_keys = ON")
-        # Some builds of SQLite overwrite what is deleted, which takes long.
+        # Some builds of SQLite overwrite deleted data by default, which is slow.
         raw.execute("PRAGMA secure_delete = OFF")
     except BaseException:
         connection.close()
@@ -127,7 +129,7 @@ def connect_to_file(url: URL, *, disposable: bool = False) -> Connection:
 
 
 def revision_of(connection: Connection) -> str | None:
-    """What the tables are of; None if there are none."""
+    """Revision of the tables; None if there are none."""
     if connection.dialect.name == "sqlite":
         has = "SELECT 1 FROM sqlite_schema WHERE name = 'alembic_version'"
     else:
@@ -140,10 +142,10 @@ def revision_of(connection: Connection) -> str | None:
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Turn the write-ahead log on.
+    """Enable the write-ahead log, which is a property of the file.
 
-    The file remembers that. SQLite does not wait for the lock it needs (two that
-    turn it on would wait for each other), so the wait is here.
+    SQLite does not wait for the lock that this needs (two processes that do the same
+    would deadlock), so this function does.
     """
     deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
     while True:

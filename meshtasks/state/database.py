@@ -1,9 +1,9 @@
-"""One database for everything that is remembered: a SQLite file for the workers of one
-host, PostgreSQL for those of several.
+"""The database of the state: a SQLite file for the workers of one host, or PostgreSQL
+for workers on several hosts.
 
-Every store has a connection of its own, opened on first use. The first one that opens
-the database after an update brings its tables to this version, and takes over what
-earlier versions kept in files of their own (:mod:`meshtasks.state.legacy`).
+Every store has its own connection, opened on first use. The first connection after an
+update of the package migrates the tables, and imports the files of earlier versions
+(:mod:`meshtasks.state.legacy`).
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ from meshtasks.state.tables import PROBES, REVISION, make_tables
 from meshtasks.timing import timing
 
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-#: A connection that has rested for so long may be gone, and is tried first.
+#: A connection that was idle for longer is tested before use.
 _RESTED_SECONDS = 5.0
-#: First half of the advisory locks of PostgreSQL that are ours ("mesh").
+#: First key of our advisory locks in PostgreSQL: "mesh" in ASCII.
 LOCK_CLASS = 0x6D657368
+#: Second key of these locks.
 UPGRADING, IMPORTING = 1, 2
 _SERVER_TIME = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS float8)"
 _EXCLUSIVE = text("SELECT pg_advisory_xact_lock(:class, hashtext(:sink))").bindparams(
@@ -58,8 +59,8 @@ class StateLocation:
     """Where the state is.
 
     Attributes:
-        url: of the database, as SQLAlchemy reads it.
-        directory: of this host's own files.
+        url: URL of the database, for SQLAlchemy.
+        directory: directory of the files of this host.
     """
 
     url: URL
@@ -67,25 +68,25 @@ class StateLocation:
 
     @classmethod
     def of(cls, env: Environment) -> Self:
-        """The one that the environment says."""
+        """The location that the environment variables give."""
         if given := env.state_url.get_secret_value():
             return cls(make_url(postgresql_url(given) or given), env.state_dir)
         return cls.in_directory(env.state_dir)
 
     @classmethod
     def in_directory(cls, directory: Path) -> Self:
-        """The file that is the default."""
+        """The default location: the file ``mesh.db`` in a directory."""
         path = directory.absolute() / "mesh.db"
         return cls(URL.create("sqlite", database=str(path)), directory)
 
     @property
     def is_shared(self) -> bool:
-        """Whether several hosts may share it."""
+        """Whether several hosts may share the database: it is PostgreSQL."""
         return self.url.get_backend_name() == "postgresql"
 
     @property
     def path(self) -> Path:
-        """The file; only of one that is not shared."""
+        """The SQLite file. Only for a database that is not shared."""
         return Path(self.url.database or "")
 
     @override
@@ -102,19 +103,19 @@ class StateLocation:
 
 
 class Database:
-    """A store's connection to the database.
+    """The connection of one store to the database.
 
-    What a transaction wrote is durable once it has ended, power cuts included (but see
-    ``disposable``). Not to be carried over a fork, nor used by two threads at once. A
-    SQLite file must not be on a network file system (its write-ahead log needs shared
-    memory).
+    The changes of a transaction are durable when it has ended, even after a power cut
+    (but see ``disposable``). Do not use an instance after a fork, or in two threads at
+    once. A SQLite file must not be on a network file system, because its write-ahead
+    log needs shared memory.
 
     Args:
-        sink: name of the sink whose state it is, for errors.
+        sink: name of the sink that the store belongs to, for errors.
         location: where the database is.
-        old_file: name of the file that earlier versions had for it.
-        disposable: what the store has can be done without: in SQLite nothing waits for
-            the disk, so a power cut may take back the last transactions.
+        old_file: name of the file that earlier versions used for this store.
+        disposable: whether the last transactions may be lost: in SQLite no transaction
+            waits for the disk, so a power cut may undo them.
     """
 
     def __init__(
@@ -133,12 +134,14 @@ class Database:
         self._connection: Connection | None = None
         self._raw: Any = None
         self._used_at = 0.0
-        #: The server's clock less time.monotonic().
+        #: Time of the server minus time.monotonic(), in seconds.
         self._offset = 0.0
 
     def now(self) -> float:
-        """Epoch seconds, by one clock of all who share the database: the server's. A
-        host's own may be wrong, or be set meanwhile.
+        """Current time in epoch seconds.
+
+        It is the time of the server, so that all hosts use the same clock; a host's own
+        clock may be wrong or be changed. With SQLite it is the time of the host.
 
         Raises:
             SinkUnavailable: the database cannot be used.
@@ -152,18 +155,21 @@ class Database:
 
     @contextmanager
     def transaction(self, *, exclusive: bool = False) -> Iterator[Connection]:
-        """Read and write; if the block raises, nothing is written.
+        """Run the block in a transaction; if the block raises, nothing is written.
 
-        In SQLite it holds the write lock of the file. In PostgreSQL others go on, and
-        rows are locked by whoever must.
+        In SQLite the transaction holds the write lock of the file. In PostgreSQL
+        transactions run in parallel, and the block locks the rows that it needs.
 
         Args:
-            exclusive: no other such transaction of this store at the same time, in
-                PostgreSQL either.
+            exclusive: whether exclusive transactions of this store run one at a time in
+                PostgreSQL, too.
+
+        Yields:
+            The connection to use.
 
         Raises:
-            SinkUnavailable: the database cannot be used, or another process held it
-                for too long.
+            SinkUnavailable: the database cannot be used, or another process held the
+                lock for too long.
         """
         with timing(self.sink), self._translated():
             connection = self._connection or self._open()
@@ -179,7 +185,10 @@ class Database:
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """Read everything as it is at one moment; keeps nobody from writing.
+        """Read a consistent snapshot in the block, without blocking writers.
+
+        Yields:
+            The connection to use.
 
         Raises:
             SinkUnavailable: the database cannot be used.
@@ -200,7 +209,7 @@ class Database:
                 self.sqlite.rollback()
 
     def revision(self) -> str | None:
-        """What the tables are of; None if there are none. Changes nothing.
+        """Revision of the tables; None if there are none. Changes nothing.
 
         Raises:
             SinkUnavailable: the database cannot be used.
@@ -212,17 +221,21 @@ class Database:
 
     @property
     def sqlite(self) -> sqlite3.Connection:
-        """The driver's own connection, within a transaction: for statements of the
-        message path, which are faster without SQLAlchemy."""
+        """The connection of the driver, for use within a transaction.
+
+        Statements on the message path use it, because they are faster without
+        SQLAlchemy.
+        """
         raw: sqlite3.Connection = self._raw
         return raw
 
     def probe(self) -> None:
-        """See whether the database can be written, on a connection of its own. A file
-        that others are writing to can.
+        """Check that the database can be written, on a separate connection.
+
+        A file that another process is writing to counts as writable.
 
         Raises:
-            SinkUnavailable: it cannot.
+            SinkUnavailable: the database cannot be written.
         """
         values = {"sink": self.sink, "at": time.time()}
         with self._translated(), closing(self._connect()) as connection:
@@ -240,18 +253,18 @@ class Database:
                     raise
 
     def exists(self) -> bool:
-        """Whether the store may have anything; makes no file."""
+        """Whether the store may contain data. Creates no file."""
         path = self.location.path
         return self.is_shared or path.exists() or self._old_file.exists()
 
     def close(self) -> None:
-        """Close the connection; it is opened again when needed."""
+        """Close the connection. The next use opens it again."""
         connection, self._connection, self._raw = self._connection, None, None
         if connection is not None:
             connection.close()
 
     def opened(self, connection: Connection) -> None:
-        """Called with every new connection, outside of a transaction."""
+        """Prepare a new connection, outside of a transaction; for subclasses."""
 
     # --- connecting -------------------------------------------------------
 
@@ -273,7 +286,7 @@ class Database:
         return connection
 
     def _read_clock(self, connection: Connection) -> None:
-        """Ask a server for its time, which also shows that it is there."""
+        """Read the time of the server, which also tests the connection."""
         with self._within(connection, CONNECT_SECONDS):
             told: float = connection.exec_driver_sql(_SERVER_TIME).scalar_one()
             connection.rollback()
@@ -281,7 +294,7 @@ class Database:
         self._offset = told - self._used_at
 
     def _connect(self) -> Connection:
-        """A new connection to a database of this version."""
+        """Open a connection, and migrate the tables if necessary."""
         connection = self._new_connection()
         try:
             revision = revision_of(connection)
@@ -309,13 +322,17 @@ class Database:
             if revision is None:
                 make_tables(connection)
             elif revision != REVISION:
-                # Alembic takes 10 MB, for as long as the process lives
+                # Alembic takes 10 MB of memory until the process ends.
                 from meshtasks.state.migrations import upgrade  # noqa: PLC0415
 
                 upgrade(connection)
 
     def refuse_newer(self, revision: str | None) -> None:
-        """Raise SinkUnavailable if this version does not know a revision."""
+        """Refuse tables of a newer version of the package.
+
+        Raises:
+            SinkUnavailable: this version does not know the revision.
+        """
         if revision is not None and revision > REVISION:
             message = (
                 f"{self.location} was upgraded by a newer version of meshtasks (its "
@@ -326,17 +343,18 @@ class Database:
 
     @contextmanager
     def alone(self, connection: Connection, what: int) -> Iterator[None]:
-        """A transaction that no other host and process makes at the same time.
+        """Run the block in a transaction while no other process or host does the same.
 
         Args:
-            what: number of what is done.
+            connection: connection to use.
+            what: :data:`UPGRADING` or :data:`IMPORTING`.
         """
         if not self.is_shared:
             with self._sqlite_transaction(connection.connection.driver_connection):
                 yield
             return
         with self._within(connection, None), connection.begin():
-            # Those who wait here do so for as long as it takes.
+            # Wait for the lock without a timeout.
             connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
             lock = "SELECT pg_advisory_xact_lock(%s, %s)"
             connection.exec_driver_sql(lock, (LOCK_CLASS, what))
@@ -355,7 +373,7 @@ class Database:
 
     @contextmanager
     def _begun(self, connection: Connection) -> Iterator[Connection]:
-        """A transaction of PostgreSQL, on a connection that is there."""
+        """Run the block in a transaction of PostgreSQL; reconnect before if needed."""
         if time.monotonic() - self._used_at > _RESTED_SECONDS:
             try:
                 self._read_clock(connection)
@@ -372,7 +390,7 @@ class Database:
     def _within(
         connection: Connection, seconds: float | None
     ) -> AbstractContextManager[None]:
-        """For statements of a server that may take so long."""
+        """See :func:`meshtasks.state.session.answering_within`."""
         from meshtasks.state.session import answering_within  # noqa: PLC0415
 
         return answering_within(connection, seconds)
@@ -381,11 +399,11 @@ class Database:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """The database's faults as ours."""
+        """Convert errors of the database to SinkUnavailable."""
         try:
             yield
         except (sqlite3.Error, exc.SQLAlchemyError) as error:
-            self.close()  # opened anew next time: the file may have been replaced
+            self.close()  # reopen at the next use: the file may have been replaced
             cause = error.orig if isinstance(error, exc.DBAPIError) else error
             raise self._unavailable(cause or error) from error
 
@@ -421,6 +439,6 @@ def insert(connection: Connection, table: Table) -> Any:
 
 def insert_of(dialect_name: str, table: Table) -> Any:
     """:func:`insert` for the databases of a dialect."""
-    # that of the other database would take 2 MB of each process
+    # Importing both dialects would take 2 MB more in each process.
     dialect: Any = import_module(f"sqlalchemy.dialects.{dialect_name}")
     return dialect.insert(table)

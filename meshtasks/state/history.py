@@ -1,10 +1,9 @@
-"""What happened to sensors and to what their readings need, as far as it explains a
-hole in a curve.
+"""History of sensors, and of the services that they depend on, which explains gaps.
 
-Bounded: sensors that were silent for 90 days are forgotten, and of more than 100,000
-those that were silent longest; gaps and incidents after 30 days, and of more than
-20,000 each the oldest; what was away after 90 days, and of more than 5,000 the oldest;
-counts after nine days.
+It is bounded (:data:`BOUNDS`): sensors are deleted after 90 days of silence, gaps and
+incidents after 30 days, outages after 90 days, counts after nine days. If there are
+more than 100,000 sensors, 20,000 gaps, 20,000 incidents or 5,000 outages, the oldest
+are deleted.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ from meshtasks.state.tables import (
 )
 
 _DAY = 86_400.0
-#: Tables: the time that makes a row's age, how old it may be, how many there may be.
+#: Bounds: table, column with the time of a row, greatest age in seconds, most rows.
 BOUNDS = (
     (SENSORS, SENSORS.c.received_at, 90 * _DAY, 100_000),
     (SENSOR_GAPS, SENSOR_GAPS.c.ends_at, 30 * _DAY, 20_000),
@@ -56,16 +55,16 @@ BOUNDS = (
     (SPANS, SPANS.c.heard_at, 90 * _DAY, 5_000),
     (COUNTS, COUNTS.c.bucket, 9 * _DAY, 50_000),
 )
-#: Incidents of one kind with less between them are one.
+#: Incidents of one cause with less time between them are merged.
 _SAME_INCIDENT_SECONDS = 600.0
-#: Activities that are stored in one transaction.
+#: Most activities that are stored in one transaction.
 _TOGETHER = 400
-_CHUNK = 400  # SQLite takes so many pairs of keys in a statement
+_CHUNK = 400  # most pairs of keys in a statement of SQLite
 _REASON_CHARS, _EXAMPLE_CHARS = 500, 1_000
 
 
 def _of_keys(table: Table) -> Select[Any]:
-    """The rows of some sensors; their keys are bound."""
+    """A query of the rows of some sensors, with the parameter ``keys``."""
     key = tuple_(table.c.routing_key, table.c.sensor_id)
     return select(table).where(key.in_(bindparam("keys", expanding=True)))
 
@@ -81,7 +80,7 @@ _Row = TypeVar("_Row", bound=NamedTuple)
 
 
 class History(Database):
-    """The history in the state. What it has can be done without."""
+    """The history in the state. Its last transactions may be lost by a power cut."""
 
     def __init__(self, location: StateLocation) -> None:
         super().__init__("history", location, "history.sqlite", disposable=True)
@@ -89,12 +88,14 @@ class History(Database):
     # --- writing ----------------------------------------------------------
 
     def write(self, notes: Notes) -> None:
-        """Remember what was noted. Activities are removed from the notes as they are
-        stored, some at a time, so that nobody has to wait long for the database.
+        """Store notes.
+
+        Activities are stored in several transactions, so that other processes need not
+        wait long for the database. They are removed from the notes when stored.
 
         Raises:
-            SinkUnavailable: the database cannot be written; what is left in the notes
-                is not stored.
+            SinkUnavailable: the database cannot be written; the data that is left in
+                the notes is not stored.
         """
         while len(notes.activities) > _TOGETHER:
             with self.transaction(exclusive=True) as connection:
@@ -109,10 +110,10 @@ class History(Database):
             tables.add_counts(notes.counts)
 
     def prune(self, now: float) -> None:
-        """Forget what is old, or too much.
+        """Delete rows beyond the bounds.
 
         Args:
-            now: epoch seconds.
+            now: current time in epoch seconds.
 
         Raises:
             SinkUnavailable: the database cannot be written.
@@ -126,8 +127,12 @@ class History(Database):
                     connection.execute(delete(table).where(age <= oldest))
 
     def end_spans(self, seen_by: str) -> None:
-        """Somebody starts anew: what went on by their account ended when they last
-        said so.
+        """End the open spans of a worker or gateway that starts again.
+
+        They end at the time of their last report.
+
+        Args:
+            seen_by: name of the worker or gateway.
 
         Raises:
             SinkUnavailable: the database cannot be written.
@@ -140,35 +145,40 @@ class History(Database):
     # --- reading ----------------------------------------------------------
 
     def sensors(self) -> list[Sensor]:
-        """All that are known, by routing key.
+        """All sensors, by routing key.
 
         Raises:
-            SinkUnavailable: the database cannot be read; as all that follow.
+            SinkUnavailable: the database cannot be read; the methods below raise it,
+                too.
         """
         query = select(SENSORS).order_by(SENSORS.c.routing_key, SENSORS.c.sensor_id)
         return self._read(Sensor, query)
 
     def gaps(self, since: float, routing_key: str = "") -> list[Gap]:
-        """Gaps that ended since then, of one routing key or all, in order of time."""
+        """Gaps that ended after ``since``, by beginning.
+
+        Args:
+            routing_key: only gaps of this routing key; empty for all.
+        """
         query = select(SENSOR_GAPS).where(SENSOR_GAPS.c.ends_at >= since)
         if routing_key:
             query = query.where(SENSOR_GAPS.c.routing_key == storable(routing_key))
         return self._read(Gap, query.order_by(SENSOR_GAPS.c.begins_at))
 
     def incidents(self, since: float) -> list[Incident]:
-        """Incidents that went on since then, in order of time."""
+        """Incidents that ended after ``since``, by beginning."""
         query = select(SENSOR_INCIDENTS).where(SENSOR_INCIDENTS.c.ends_at >= since)
         return self._read(Incident, query.order_by(SENSOR_INCIDENTS.c.begins_at))
 
     def spans(self, since: float) -> list[Span]:
-        """What went on since then, in order of time."""
+        """Spans that are open or ended after ``since``, by beginning."""
         query = select(SPANS).where(
             SPANS.c.ends_at.is_(None) | (SPANS.c.ends_at >= since)
         )
         return self._read(Span, query.order_by(SPANS.c.begins_at))
 
     def counts(self, since: float) -> dict[str, Count]:
-        """What became of records since then, by queue."""
+        """Outcomes of records since then, by queue."""
         sums = [func.sum(COUNTS.c[name]) for name in Count._fields]
         query = select(COUNTS.c.queue, *sums).where(COUNTS.c.bucket >= since)
         with self.transaction() as connection:
@@ -181,13 +191,13 @@ class History(Database):
 
 
 class _Tables:
-    """The tables within a transaction."""
+    """The tables, within a transaction."""
 
     def __init__(self, connection: Connection) -> None:
         self._db = connection
 
     def see(self, activities: Sequence[SensorActivity]) -> list[Incident]:
-        """Remember activities; what incidents they show."""
+        """Store activities; return the incidents that they show."""
         ordered = [_storable(each) for each in activities]
         known = self._known({each[:2] for each in ordered})
         gaps: list[Gap] = []
@@ -215,14 +225,14 @@ class _Tables:
     def _rows_of(
         self, keys: Iterable[tuple[str, ...]], query: Select[Any], **values: float
     ) -> Iterator[Any]:
-        """The rows of some sensors; SQLite takes not all keys at once."""
+        """Yield the rows of some sensors, queried in chunks."""
         wanted = sorted(keys)
         for start in range(0, len(wanted), _CHUNK):
             chunk = wanted[start : start + _CHUNK]
             yield from self._db.execute(query, {"keys": chunk, **values})
 
     def _fill(self, sensor: Sensor, stretch: Stretch) -> None:
-        """Readings came late: what was a gap is none, or a shorter one."""
+        """Delete or shorten the gaps that late readings fill."""
         gaps = SENSOR_GAPS.c
         within = (
             gaps.routing_key == sensor.routing_key,
@@ -243,7 +253,7 @@ class _Tables:
             self.put(SENSOR_GAPS, parts)
 
     def add_incidents(self, incidents: Iterable[Incident]) -> None:
-        """Remember them, joined to what went on shortly before."""
+        """Store incidents, merged with recent ones of the same sensor and cause."""
         made = [
             each._replace(
                 routing_key=storable(each.routing_key),
@@ -261,7 +271,7 @@ class _Tables:
         self.put(SENSOR_INCIDENTS, _together(known, made))
 
     def add_counts(self, counts: dict[tuple[float, str], Count]) -> None:
-        """Count more."""
+        """Add to the stored counts."""
         if not counts:
             return
         rows = [
@@ -271,7 +281,7 @@ class _Tables:
         self._db.execute(_more(self._db.dialect.name), rows)
 
     def put(self, table: Table, rows: Iterable[Any]) -> None:
-        """Store rows in the place of those with the same keys."""
+        """Insert rows, or replace those with the same primary key."""
         names = table.columns.keys()
         values = [dict(zip(names, map(_clean, row), strict=True)) for row in rows]
         if values:
@@ -279,8 +289,10 @@ class _Tables:
 
 
 def _together(known: Iterable[Incident], made: Iterable[Incident]) -> list[Incident]:
-    """New incidents, each joined to what went on shortly before: of a backlog, each
-    batch has one of every sensor."""
+    """Merge new incidents with recent ones of the same sensor and cause.
+
+    While a backlog is processed, every batch has an incident of each faulty sensor.
+    """
     latest = {each[:3]: each for each in known}  # in order of time
     result: dict[tuple[object, ...], Incident] = {}  # by primary key
     for incident in made:
@@ -294,7 +306,7 @@ def _together(known: Iterable[Incident], made: Iterable[Incident]) -> list[Incid
 
 @lru_cache
 def _more(dialect_name: str) -> Any:
-    """An INSERT of counts that adds to those that are there."""
+    """An INSERT of counts that adds to existing rows."""
     statement = insert_of(dialect_name, COUNTS)
     return statement.on_conflict_do_update(
         index_elements=COUNTS.primary_key,
@@ -319,7 +331,7 @@ def _clean(value: object) -> object:
 def _cut(
     gap: Gap, key: tuple[str, ...], stretch: Stretch, shortest: float
 ) -> list[Gap]:
-    """What is left of a gap after readings within it."""
+    """The parts of a gap that are left after readings within it."""
     first, last, _ = stretch
     if gap[:2] != key or last <= gap.begins_at or first >= gap.ends_at:
         return [gap]

@@ -1,11 +1,13 @@
-"""Takes over what earlier versions kept in a SQLite file for each store.
+"""Imports the SQLite files of earlier versions, which had one for each store.
 
-A file gets a token, which is stored with its rows, in one transaction; then the file is
-renamed. A process that dies in between leaves either nothing or all of it, and the next
-one finds the token and only renames. The file must be nobody's: a worker of the earlier
-version would go on writing to it.
+A token is written into the file first, and then stored in one transaction with the rows
+of the file; then the file is renamed. If a process dies in between, either all rows are
+imported or none, and the next process finds the token and only renames the file. No
+other process may have the file open: a worker of the earlier version would continue to
+write to it.
 
-Several hosts may bring files to one database. Of what two have, the later counts.
+Several hosts may import files into one database. If two have the same row, the later
+one is kept for states of rules and for alerts, and the first one otherwise.
 """
 
 from __future__ import annotations
@@ -48,23 +50,22 @@ from meshtasks.state.tables import (
 
 _CHUNK_ROWS = 2_000
 _BUSY_SECONDS = 5.0
-#: The number that the files have for the shape of their tables. The first journals
-#: had none.
+#: ``user_version`` of the files that can be imported. The first journals had none.
 _SHAPE = 1
 
 _MARK = "CREATE TABLE IF NOT EXISTS imported (token TEXT NOT NULL)"
 
 
 def import_file(database: Database, connection: Connection, path: Path) -> None:
-    """Take over a file, unless that was done, and rename it.
+    """Import a file, unless this was done before, and rename it.
 
     Args:
-        database: of the store that the file was of.
-        connection: to it, a new one.
-        path: the file; another process may have imported it meanwhile.
+        database: database of the store that used the file.
+        connection: a new connection to this database.
+        path: the file; another process may have imported it in the meantime.
 
     Raises:
-        SinkUnavailable: another process has the file, or it cannot be read.
+        SinkUnavailable: another process has the file open, or it cannot be read.
     """
     with file_lock(path.with_name("import.lock")):
         if not path.exists():
@@ -81,15 +82,15 @@ def import_file(database: Database, connection: Connection, path: Path) -> None:
 
 
 def old_files(directory: Path) -> list[Path]:
-    """The files of earlier versions in a directory that are still to be imported."""
+    """Files of earlier versions in a directory that are not imported yet."""
     return [path for name in COPIES if (path := directory / name).exists()]
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    """The file, which nobody else has: all of it in one file, and locked."""
+    """Open a file exclusively, with the content of its write-ahead log."""
     old = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
     try:
-        # refused while another process has it open
+        # Fails while another process has the file open.
         old.execute("PRAGMA journal_mode = DELETE")
         old.execute("PRAGMA locking_mode = EXCLUSIVE")
     except BaseException:
@@ -99,14 +100,14 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 
 def _token_of(old: sqlite3.Connection) -> str:
-    """The file's token; made if it has none."""
+    """The token of a file; a new one is written if it has none."""
     old.execute("BEGIN EXCLUSIVE")
     old.execute(_MARK)
     found = old.execute("SELECT token FROM imported").fetchone()
     token = found[0] if found else secrets.token_hex(16)
     if not found:
         old.execute("INSERT INTO imported VALUES (?)", (token,))
-    old.execute("COMMIT")  # the lock stays, see locking_mode
+    old.execute("COMMIT")  # the lock is kept, see locking_mode
     return str(token)
 
 
@@ -123,7 +124,7 @@ def _translated(sink: str, path: Path) -> Iterator[None]:
 
 
 def _free_name(path: Path) -> Path:
-    """For the file when it is done with."""
+    """Unused name for a file that is imported."""
     name = path.with_name(f"{path.name}.imported")
     number = 1
     while name.exists():
@@ -146,7 +147,7 @@ def _copy(
         return
     if shape != _SHAPE and not (shape == 0 and path.name == "archive.sqlite"):
         if path.name == "rules.sqlite":
-            return  # rules begin afresh
+            return  # rules start from the beginning
         message = (
             f"{path} is of another version of meshtasks than can be imported; "
             "move it away to begin without what is in it"
@@ -163,14 +164,15 @@ def _add(
     *,
     later: str = "",
 ) -> None:
-    """Add rows.
+    """Insert rows.
 
     Args:
-        connection: within a transaction.
-        table: gets them.
-        columns: names of the values in a row.
-        rows: the values.
-        later: a time; a row that is there gives way to one whose time is later.
+        connection: connection in a transaction.
+        table: table to insert into.
+        columns: names of the columns.
+        rows: values of the columns.
+        later: column with a time: an existing row is replaced by one with a later time.
+            Without it, existing rows are kept.
     """
     columns = tuple(columns)
     keys = {column.name for column in table.primary_key}
@@ -241,7 +243,7 @@ def _alerts(connection: Connection, old: sqlite3.Connection) -> None:
         (
             (group, name, told, bool(json.loads(told).get("owed")))
             for group, name, told in members
-            if group in groups  # not where another one has its tag
+            if group in groups  # a group with the tag of an existing one is skipped
         ),
     )
     _add(connection, ALERTS_SEEN, ("id", "at"), old.execute("SELECT id, at FROM seen"))
@@ -275,7 +277,7 @@ def _archive(connection: Connection, old: sqlite3.Connection) -> None:
             connection.execute(ARCHIVE_GENERATION.update().values(ids=ids))
 
 
-#: By name of the file.
+#: Import functions by name of the file.
 COPIES: dict[str, Callable[[Connection, sqlite3.Connection], None]] = {
     "rules.sqlite": _rules,
     "alerts.sqlite": _alerts,

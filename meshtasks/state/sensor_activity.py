@@ -1,5 +1,5 @@
-"""What the mesh notes of its sensors, and of what their readings need; plain data, and
-what new readings change of what is known. Times are epoch seconds."""
+"""Activity of sensors, gaps, incidents and outages, as plain data; and how new readings
+change them. Times are epoch seconds."""
 
 from __future__ import annotations
 
@@ -8,33 +8,37 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-#: A reading whose time and whose message's differ by more has a clock that is wrong, or
-#: was held back.
+#: If the time of a reading and of its message differ by more, the clock of the sensor
+#: is wrong, or the reading was delayed.
 CLOCK_TOLERANCE_SECONDS = 60.0
-#: A shorter silence is no gap.
+#: A shorter interval is never a gap.
 SHORTEST_GAP_SECONDS = 10.0
-#: Of a sensor whose usual pause is not known yet.
+#: A longer interval is a gap while the usual interval of the sensor is unknown.
 _UNKNOWN_PAUSE_GAP_SECONDS = 900.0
-#: A silence of so many times the usual pause is a gap; of an irregular sensor, also so
-#: many times what its pauses differ by.
+#: An interval is a gap if it is longer than this multiple of the usual interval, and
+#: longer than the usual interval plus this multiple of the spread.
 _PAUSES, _SPREADS = 3.0, 6.0
-#: Weight of the latest pause among all.
+#: Weight of the latest interval in the averages.
 _WEIGHT = 0.2
-#: Two locations of one sensor within so long are two sensors.
+#: If a sensor has two locations within this time, two devices use its id.
 _MOVING_SECONDS = 600.0
 
 
-#: Kinds of what a device says of its battery. It says so when it likes: no pause is a
-#: gap.
+#: Kinds of battery reports. Devices send them irregularly, so they have no gaps.
 BATTERY, BATTERY_LOW = "battery", "battery_low"
 BATTERIES = frozenset({BATTERY, BATTERY_LOW})
-#: A level is from 0 to this.
+#: Greatest level of a battery; the smallest is 0.
 FULL_PERCENT = 100
 
 
 class Stretch(NamedTuple):
-    """Readings without a gap between them: the times of the first and the last, and how
-    many there are."""
+    """Readings without a gap between them.
+
+    Attributes:
+        first: time of the first reading.
+        last: time of the last reading.
+        number: number of readings.
+    """
 
     first: float
     last: float
@@ -42,22 +46,22 @@ class Stretch(NamedTuple):
 
 
 class SensorActivity(NamedTuple):
-    """What a batch had of one sensor, or of one routing key.
+    """The readings of one sensor in a batch, or the records of one routing key.
 
     Attributes:
-        routing_key: of the messages.
-        sensor_id: empty for records that are no readings.
-        kind: of the readings.
-        location: empty when not known.
-        unit: of ``value``.
-        value: the latest; None of what has none.
-        stretches: in order of time; none of records that were known already.
-        received_at: by the worker.
-        ahead_low: how far the times of readings are ahead of their message, negative
-            if behind; the smallest.
-        ahead_high: the largest.
-        repeated: readings that have the time of another one.
-        conflict: two values of one time, if there are.
+        routing_key: routing key of the messages.
+        sensor_id: id of the sensor; empty for records that are not readings.
+        kind: kind of the readings.
+        location: location of the sensor; empty if unknown.
+        unit: unit of ``value``.
+        value: latest value; None for records without a value.
+        stretches: times of the readings, in order; empty if all were known already.
+        received_at: time of receipt by the worker.
+        ahead_low: smallest difference between the time of a reading and of its message,
+            in seconds; negative for readings in the past.
+        ahead_high: largest such difference.
+        repeated: number of readings with the time of another one.
+        conflict: text with two different values of one time; empty if there are none.
     """
 
     routing_key: str
@@ -75,39 +79,45 @@ class SensorActivity(NamedTuple):
 
     @property
     def ahead_seconds(self) -> float:
-        """The one of the two that is nearer to none."""
+        """The value of ``ahead_low`` and ``ahead_high`` that is closer to 0."""
         return min(self.ahead_low, self.ahead_high, key=abs)
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing is odd about it."""
+        """Whether the clock is right and no reading is repeated."""
         limit = CLOCK_TOLERANCE_SECONDS
         is_on_time = -limit <= self.ahead_low and self.ahead_high <= limit
         return is_on_time and not self.repeated
 
 
-#: A activity as it goes from one process to another: its values in plain tuples, which
-#: take a third of the time of named ones.
+#: The values of an activity as plain tuples, for transfer between processes. Encoding
+#: them takes a third of the time of named tuples.
 Seen = tuple[Any, ...]
 
 
 def activity_of(values: Seen) -> SensorActivity:
-    """The activity that these are the values of."""
+    """Make an activity of its values."""
     stretches = tuple(map(Stretch._make, values[6]))
     return SensorActivity._make((*values[:6], stretches, *values[7:]))
 
 
 class Sensor(NamedTuple):
-    """What is known of a sensor, or of a routing key.
+    """A sensor, or a routing key of records that are not readings.
 
     Attributes:
-        time: of the latest reading.
-        first_at: when the first one was received.
-        received_at: when the latest one was received.
-        number: of readings.
-        usual_seconds: the usual pause between two; 0 while not known.
-        spread_seconds: what pauses differ by.
-        ahead_seconds: see :class:`SensorActivity`; of the latest.
+        routing_key: routing key of the messages.
+        sensor_id: id of the sensor; empty for records that are not readings.
+        kind: kind of the readings.
+        location: location of the sensor; empty if unknown.
+        unit: unit of ``value``.
+        value: latest value; None for records without a value.
+        time: time of the latest reading.
+        first_at: time of receipt of the first reading.
+        received_at: time of receipt of the latest reading.
+        number: number of readings.
+        usual_seconds: usual interval between two readings; 0 while unknown.
+        spread_seconds: average deviation of intervals from the usual one.
+        ahead_seconds: that of the latest :class:`SensorActivity`.
     """
 
     routing_key: str
@@ -126,7 +136,7 @@ class Sensor(NamedTuple):
 
     @property
     def gap_seconds(self) -> float:
-        """A longer silence is a gap."""
+        """A longer interval between two readings is a gap."""
         return _gap_seconds(self.kind, self.usual_seconds, self.spread_seconds)
 
 
@@ -140,7 +150,14 @@ def _gap_seconds(kind: str, usual_seconds: float, spread_seconds: float) -> floa
 
 
 class Gap(NamedTuple):
-    """From the last reading before a silence to the first one after it."""
+    """An interval between two readings that is longer than usual.
+
+    Attributes:
+        routing_key: routing key of the sensor.
+        sensor_id: id of the sensor.
+        begins_at: time of the last reading before the gap.
+        ends_at: time of the first reading after the gap.
+    """
 
     routing_key: str
     sensor_id: str
@@ -149,19 +166,21 @@ class Gap(NamedTuple):
 
 
 class Incident(NamedTuple):
-    """Something that was wrong with readings of a sensor, while it went on.
+    """A fault of readings of a sensor, over some time.
 
     Attributes:
-        cause: one of the words below.
-        begins_at: when the first was received.
-        ends_at: when the last was received.
-        number: of readings.
-        reason: of the last; empty if no dead letter was made of it.
-        example: the last, shortened.
+        routing_key: routing key of the readings.
+        sensor_id: id of the sensor.
+        cause: one of the constants below.
+        begins_at: time of receipt of the first faulty reading.
+        ends_at: time of receipt of the last faulty reading.
+        number: number of faulty readings.
+        reason: reason of the last dead letter; empty if there was none.
+        example: the last faulty reading, shortened.
         ahead_low: see :class:`SensorActivity`.
-        ahead_high: likewise.
-        first_time: of the readings, by their own timestamps where they have any.
-        last_time: likewise.
+        ahead_high: see :class:`SensorActivity`.
+        first_time: earliest timestamp of the readings; None if they have none.
+        last_time: latest timestamp of the readings; None if they have none.
     """
 
     routing_key: str
@@ -178,7 +197,7 @@ class Incident(NamedTuple):
     last_time: float | None = None
 
     def joined(self, later: Incident) -> Incident:
-        """With what came later of the same."""
+        """This incident merged with a later one of the same cause."""
         firsts = [at for at in (self.first_time, later.first_time) if at is not None]
         lasts = [at for at in (self.last_time, later.last_time) if at is not None]
         return later._replace(
@@ -192,8 +211,8 @@ class Incident(NamedTuple):
         )
 
 
-#: Causes of incidents; the last two make no dead letter, and the clocks' only if they
-#: are too far from the time.
+#: Causes of incidents. The last two make no dead letters; wrong clocks do only if the
+#: time is too far in the past or future.
 BAD_UNIT, TEXT_VALUE, OUT_OF_LIMITS = "bad unit", "text value", "out of limits"
 INVALID_JSON, TOO_LARGE, BAD_RECORD = "invalid JSON", "too large", "bad record"
 REFUSED_BY_STORE, GIVEN_UP = "refused by the store", "given up"
@@ -202,16 +221,16 @@ REPEATED, DUPLICATE_ID = "duplicate", "duplicate id"
 
 
 class Span(NamedTuple):
-    """From when to when something was so.
+    """A time during which a sink or the broker was unavailable, or a worker running.
 
     Attributes:
-        kind: ``sink`` away, ``broker`` away, or ``worker`` running.
-        name: of the sink; of the worker; what it consumes comes as ``reason``.
-        seen_by: who noticed it.
+        kind: ``sink`` or ``broker`` (unavailable), or ``worker`` (running).
+        name: name of the sink or the worker.
+        seen_by: name of the worker or gateway that reports it.
         begins_at: the beginning.
-        ends_at: the end; None while it goes on.
-        heard_at: when ``seen_by`` last said so.
-        reason: why.
+        ends_at: the end; None while it lasts.
+        heard_at: time of the last report.
+        reason: why it is unavailable; for a worker, the queues that it consumes.
     """
 
     kind: str
@@ -223,22 +242,23 @@ class Span(NamedTuple):
     reason: str = ""
 
 
-#: Counts are kept by so many seconds: every time zone's midnight is the end of one.
+#: Length of a bucket of counts. A quarter of an hour ends at midnight in every time
+#: zone.
 _BUCKET_SECONDS = 900.0
 
 
 def bucket_of(at: float) -> float:
-    """When the bucket of counts began that a moment is in."""
+    """The beginning of the bucket of counts that contains a time."""
     return at // _BUCKET_SECONDS * _BUCKET_SECONDS
 
 
 class Count(NamedTuple):
-    """What became of records of a queue.
+    """Outcomes of records of a queue.
 
     Attributes:
-        done: their effect is durable.
-        dead: dead letters.
-        aside: those of ``done`` whose points were put into ``pending.timeseries``.
+        done: number of records whose effect is durable.
+        dead: number of dead letters.
+        aside: records of ``done`` whose points were put into ``pending.timeseries``.
     """
 
     done: int = 0
@@ -246,13 +266,20 @@ class Count(NamedTuple):
     aside: int = 0
 
     def plus(self, other: Count) -> Count:
-        """The sum."""
+        """The sum of both."""
         return Count(*(mine + more for mine, more in zip(self, other, strict=True)))
 
 
 @dataclass
 class Notes:
-    """What is to be remembered."""
+    """Data to be stored in the history.
+
+    Attributes:
+        activities: activities of sensors, in order of receipt.
+        incidents: incidents by routing key, sensor id and cause.
+        spans: spans by kind, name, reporter and beginning.
+        counts: counts by bucket and queue.
+    """
 
     activities: list[SensorActivity] = field(default_factory=list)
     incidents: dict[tuple[str, str, str], Incident] = field(default_factory=dict)
@@ -260,17 +287,17 @@ class Notes:
     counts: dict[tuple[float, str], Count] = field(default_factory=dict)
 
     def add_incident(self, incident: Incident) -> None:
-        """Join it to what is noted of the same."""
+        """Add an incident, merged with an earlier one of the same sensor and cause."""
         key = incident[:3]
         known = self.incidents.get(key)
         self.incidents[key] = incident if known is None else known.joined(incident)
 
     def add_span(self, span: Span) -> None:
-        """Note it, in the place of what was noted of it before."""
+        """Add a span; it replaces an earlier version of it."""
         self.spans[span[:4]] = span
 
     def add_count(self, bucket: float, queue: str, count: Count) -> None:
-        """Count more."""
+        """Add to the count of a queue."""
         known = self.counts.get((bucket, queue), Count())
         self.counts[bucket, queue] = known.plus(count)
 
@@ -279,13 +306,13 @@ class Notes:
 
 
 class Change(NamedTuple):
-    """What a activity changes.
+    """The changes that result from an activity.
 
     Attributes:
-        sensor: afterwards.
-        gaps: that are new.
-        late: stretches that lie before what was known, and may fill gaps.
-        incidents: that it shows.
+        sensor: the sensor afterwards.
+        gaps: new gaps.
+        late: readings before the latest known one, which may fill gaps.
+        incidents: incidents that the activity shows.
     """
 
     sensor: Sensor
@@ -295,10 +322,15 @@ class Change(NamedTuple):
 
 
 def seen(known: Sensor | None, activity: SensorActivity) -> Change:
-    """What is known of a sensor after a activity of it."""
+    """The changes that result from an activity of a sensor.
+
+    Args:
+        known: the sensor before; None if it is new.
+        activity: the activity.
+    """
     stretches = list(activity.stretches)
     if activity.ahead_seconds > CLOCK_TOLERANCE_SECONDS:
-        stretches = []  # what is ahead of the clock must not hide what comes until then
+        stretches = []  # times in the future would make the next readings late
     at = known.time if known else 0.0
     usual = known.usual_seconds if known else 0.0
     spread = known.spread_seconds if known else 0.0
@@ -353,7 +385,7 @@ def _sensor(
 def _usual(
     usual: float, spread: float, pause: float, times: int
 ) -> tuple[float, float]:
-    """The usual pause, and what pauses differ by, after as many more of a length."""
+    """Update usual interval and spread by ``times`` intervals of ``pause`` seconds."""
     if not usual:
         return pause, 0.0
     weight = 1 - (1 - _WEIGHT) ** min(times, 20)
@@ -362,7 +394,7 @@ def _usual(
 
 
 def incidents_of(known: Sensor | None, activity: SensorActivity) -> Iterable[Incident]:
-    """What a activity shows to be wrong, or odd."""
+    """Yield the faults that an activity shows: wrong clock, duplicates."""
     now = activity.received_at
     ahead = activity.ahead_seconds
     aheads = activity.ahead_low, activity.ahead_high
@@ -379,7 +411,7 @@ def incidents_of(known: Sensor | None, activity: SensorActivity) -> Iterable[Inc
         yield incident(CLOCK_AHEAD if ahead > 0 else CLOCK_BEHIND, count, "")
     repeated, conflict = activity.repeated, activity.conflict
     if known and times and times[0] == known.time and not repeated:
-        repeated = 1  # after a worker has begun anew, say
+        repeated = 1  # for example after a restart of the worker
         if count == 1 and activity.value != known.value:
             conflict = f"{known.value:g}, then {activity.value:g}"
     if conflict:

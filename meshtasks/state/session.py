@@ -1,4 +1,4 @@
-"""Sessions of PostgreSQL, by psycopg (extra ``postgresql``)."""
+"""Sessions of PostgreSQL, with psycopg (extra ``postgresql``)."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from typing_extensions import override
 
 _R = TypeVar("_R")
 
-#: A server that is frozen, or a pooler that has no connection left, takes a statement
-#: and never answers; whoever waits holds messages. Longer than a lock is waited for.
+#: Timeout of a statement, longer than that of a lock. A server that hangs, or a pooler
+#: without a free connection, accepts statements and never responds, while the client
+#: holds messages.
 _ANSWER_SECONDS = 60.0
 _PROCESS = "SELECT pg_backend_pid()"
 
 
 class Session(psycopg.Connection[Any]):
-    """A connection that is given up when it does not answer.
+    """A connection that is closed if the server does not respond in time.
 
     Attributes:
-        answer_seconds: how long a statement may take; None for as long as it takes.
-        process: the server's, if a pooler is between; else 0.
+        answer_seconds: timeout of a statement; None for no timeout.
+        process: process id of the server's session if there is a pooler; else 0.
     """
 
     answer_seconds: float | None = _ANSWER_SECONDS
@@ -36,7 +37,11 @@ class Session(psycopg.Connection[Any]):
     def wait(
         self, gen: PQGen[_R], interval: float = 0.1, timeout: float | None = None
     ) -> _R:
-        """What all statements go through."""
+        """Wait for the server; psycopg calls this for every statement.
+
+        Raises:
+            psycopg.OperationalError: there was no response in time.
+        """
         limit = self.answer_seconds if timeout is None else timeout
         began = time.monotonic()
         try:
@@ -50,13 +55,13 @@ class Session(psycopg.Connection[Any]):
 
 
 def connect(_dialect: Any, _record: Any, args: Any, options: Any) -> Session:
-    """A new session; what SQLAlchemy calls for it."""
+    """Open a session; SQLAlchemy calls this for its event ``do_connect``."""
     return Session.connect(*args, **options)
 
 
 @contextmanager
 def answering_within(connection: Connection, seconds: float | None) -> Iterator[None]:
-    """For statements that may take so long; None for as long as they take."""
+    """Set the timeout of statements in the block, in seconds; None for no timeout."""
     session: Any = connection.connection.driver_connection
     before, session.answer_seconds = session.answer_seconds, seconds
     try:
@@ -66,7 +71,7 @@ def answering_within(connection: Connection, seconds: float | None) -> Iterator[
 
 
 def note_pooler(connection: Connection) -> None:
-    """Find out whether a pooler is between, which tells a number of its own."""
+    """Detect a pooler: it reports another process id than the server."""
     session: Any = connection.connection.driver_connection
     process = _process_of(connection)
     if process != session.info.backend_pid:
@@ -74,10 +79,10 @@ def note_pooler(connection: Connection) -> None:
 
 
 def refuse_other_session(connection: Connection) -> None:
-    """Make sure, within a transaction, that a pooler has not changed the session.
+    """Check, within a transaction, that a pooler has not changed the session.
 
     Raises:
-        DisconnectionError: it has.
+        DisconnectionError: the session is another one.
     """
     session: Any = connection.connection.driver_connection
     if session.process and session.process != _process_of(connection):

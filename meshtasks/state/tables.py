@@ -1,10 +1,11 @@
 """The tables of the state, the same in SQLite and PostgreSQL.
 
-Times are epoch seconds. What has a structure of its own is JSON text: only its owner
-reads it. Text that comes from outside goes through :func:`clean`, and through
-:func:`storable` where it is a key. A change here is a migration, too
-(``meshtasks/state/migrations``), and a new :data:`REVISION`: migrations are for what is
-there already, a new database is made as the tables are here.
+Times are epoch seconds. Structured values are JSON text that only their store reads.
+Text from outside is passed through :func:`clean`, and keys through :func:`storable`.
+
+Every change here also needs a migration (``meshtasks/state/migrations``) and a new
+:data:`REVISION`: existing databases are migrated, new ones are created from these
+tables.
 """
 
 from __future__ import annotations
@@ -31,20 +32,21 @@ from sqlalchemy import (
     false,
 )
 
-#: Of the tables here: the last of the migrations. Their numbers rise.
+#: Revision of these tables: number of the last migration. Numbers increase.
 REVISION = "0002"
 
-#: Keys that are longer are cut; an index of PostgreSQL takes 2,700 bytes.
+#: Longer keys are cut, since an index of PostgreSQL accepts 2,700 bytes.
 _KEY_CHARS = 400
+#: Characters that are kept of a key that is cut.
 _KEPT_CHARS = 200
 
 METADATA = MetaData()
 
 
 def make_tables(connection: Connection) -> None:
-    """Make all tables in a database that has none, as the migrations would."""
+    """Create all tables in an empty database, as the migrations would."""
     METADATA.create_all(connection, checkfirst=False)
-    # Alembic's own
+    # The table of Alembic.
     column = Column("version_num", String(32), nullable=False)
     key = PrimaryKeyConstraint("version_num", name="alembic_version_pkc")
     version = Table("alembic_version", MetaData(), column, key)
@@ -53,15 +55,17 @@ def make_tables(connection: Connection) -> None:
 
 
 def clean(text: str) -> str:
-    """The text as both databases can keep it: without NUL and halves of characters."""
+    """Replace characters that a database cannot store: NUL and lone surrogates."""
     if text.isprintable():
         return text
     return text.replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
 def storable(key: str) -> str:
-    """The text as a key that both databases can index; a long one is cut, and told
-    apart from others by a digest."""
+    """Convert a text to a key that both databases can index.
+
+    A long key is cut, and gets a digest that keeps it unique.
+    """
     key = clean(key)
     if len(key) <= _KEY_CHARS:
         return key
@@ -70,7 +74,7 @@ def storable(key: str) -> str:
 
 
 def storables(keys: Iterable[str]) -> dict[str, str]:
-    """:func:`storable` of many keys → the key; quick where that changes none."""
+    """Stored keys → original keys; fast if no key needs a change."""
     keys = list(keys)
     joined = "".join(keys)
     is_clean = "\0" not in joined if joined.isascii() else joined.isprintable()
@@ -80,7 +84,7 @@ def storables(keys: Iterable[str]) -> dict[str, str]:
 
 
 def _table(name: str, *parts: Any) -> Table:
-    """A table; rows of SQLite stand in the order of the primary key."""
+    """Define a table; SQLite stores its rows in the order of the primary key."""
     return Table(name, METADATA, *parts, sqlite_with_rowid=False)
 
 
@@ -96,16 +100,15 @@ def _time(name: str, *, required: bool = True) -> Column[float]:
     return Column(name, Double, nullable=not required)
 
 
-#: Which old files were imported, by the token that was written into them before.
+#: Imported files of earlier versions, by the token that was written into the file.
 IMPORTS = _table("imports", _key("token"), _text("file"), _time("at"))
-#: What probes write.
+#: Rows that probes write.
 PROBES = _table("probes", _key("sink"), _time("at"))
 
-#: What rules remember of a series; an empty state is that of a series that nobody has
-#: stored a state of yet.
+#: States of the rules by series. An empty state means that the row was only locked.
 RULE_STATES = _table("rule_states", _key("key"), _text("state"), _time("updated_at"))
 
-#: Which webhooks have taken a record that is not done yet.
+#: Webhooks that have accepted a record that is not done yet.
 WEBHOOK_CALLS = _table(
     "webhook_calls", _key("record"), _key("workflow"), _time("at"),
     Index("webhook_calls_age", "at"),
@@ -181,7 +184,7 @@ GATEWAY_REQUESTS = _table(
     Index("gateway_requests_age", "at"),
 )  # fmt: skip
 
-#: What is known of each sensor, and of each routing key of what is no reading.
+#: Sensors, and routing keys of records that are not readings.
 SENSORS = _table(
     "sensors", _key("routing_key"), _key("sensor_id"), _text("kind"),
     _text("location"), _text("unit"), Column("value", Double), _time("time"),
@@ -202,13 +205,13 @@ SENSOR_INCIDENTS = _table(
     _time("ahead_low"), _time("ahead_high"), _time("first_time", required=False),
     _time("last_time", required=False), Index("sensor_incidents_age", "ends_at"),
 )  # fmt: skip
-#: When sinks and the broker were away, and workers were running.
+#: Times at which sinks and the broker were unavailable, and workers were running.
 SPANS = _table(
     "spans", _key("kind"), _key("name"), _key("seen_by"),
     Column("begins_at", Double, primary_key=True), _time("ends_at", required=False),
     _time("heard_at"), _text("reason"), Index("spans_age", "heard_at"),
 )  # fmt: skip
-#: What became of the records of each queue, by quarters of an hour.
+#: Outcomes of the records of each queue, per quarter of an hour.
 COUNTS = _table(
     "counts", Column("bucket", Double, primary_key=True), _key("queue"),
     Column("done", BigInteger, nullable=False),

@@ -1,7 +1,7 @@
-"""The state as lines of JSON: for backups, and to move it from one database to another.
+"""Exports the state to JSON lines and imports it: for backups, and to change databases.
 
-The first line says what follows: ``{"meshtasks_state": "<revision>"}``. Each other line
-is one row: ``{"table": "silences", "row": {"id": …}}``.
+The first line is a header: ``{"meshtasks_state": "<revision>"}``. Every other line is a
+row: ``{"table": "silences", "row": {"id": …}}``.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from meshtasks.state.tables import (
 )
 
 _CHUNK_ROWS = 2_000
-#: What belongs to a database rather than to the mesh. Claims are made from what is
-#: pending; the tokens of imported files stay with the database that has their rows.
+#: Tables that are not exported. Claims are rebuilt from pending objects; tokens of
+#: imported files concern only the database that has their rows.
 _OWN = (PROBES, IMPORTS, ARCHIVE_CLAIMS)
-#: In an order in which every row finds those that it refers to.
+#: Exported tables, ordered so that referenced rows come first.
 TABLES = tuple(table for table in METADATA.sorted_tables if table not in _OWN)
 _BY_NAME = {table.name: table for table in TABLES}
-#: Of a worker's session, which the other database does not know.
+#: Columns about the session of a worker, which is unknown in another database.
 _PER_SESSION = {"owner": None, "server": None}
 
 
@@ -51,7 +51,7 @@ class _Row(BaseModel):
 
 
 def counts(connection: Connection) -> dict[str, int]:
-    """How many rows each table has."""
+    """Number of rows, by name of the table."""
     return {
         table.name: connection.execute(
             select(func.count()).select_from(table)
@@ -61,10 +61,10 @@ def counts(connection: Connection) -> dict[str, int]:
 
 
 def lines_of(database: Database) -> Iterator[str]:
-    """The state, line by line, as it was at one moment.
+    """Yield the lines of a consistent export.
 
     Raises:
-        SinkUnavailable: it cannot be read.
+        SinkUnavailable: the database cannot be read.
     """
     yield json.dumps({"meshtasks_state": REVISION})
     with database.snapshot() as connection:
@@ -79,19 +79,20 @@ def lines_of(database: Database) -> Iterator[str]:
 
 
 def load(database: Database, lines: Iterable[str], *, replace: bool = False) -> int:
-    """Put lines into a database; all of them or none.
+    """Import lines into a database, in one transaction.
 
     Args:
-        database: gets them.
-        lines: of :func:`lines_of`.
-        replace: remove what it has before; otherwise it must be empty.
+        database: database to import into.
+        lines: lines as from :func:`lines_of`.
+        replace: whether to delete existing rows; if false, the database must be empty.
 
     Returns:
-        How many rows there were.
+        Number of imported rows.
 
     Raises:
-        SchemaMismatch: a line is none of these, or the database is not empty.
-        SinkUnavailable: it cannot be written.
+        SchemaMismatch: a line is invalid, the export has another revision, or the
+            database is not empty.
+        SinkUnavailable: the database cannot be written.
     """
     rows = _rows(iter(lines))
     count = 0
@@ -142,7 +143,7 @@ def _rows(lines: Iterator[str]) -> Iterator[tuple[Table, dict[str, Any]]]:
 
 
 def _complete(connection: Connection) -> None:
-    """What PostgreSQL has besides the rows."""
+    """Rebuild what PostgreSQL needs besides the rows: claims, and a sequence."""
     for (ids,) in connection.execute(select(ARCHIVE_PENDING.c.ids)).all():
         claim = insert(connection, ARCHIVE_CLAIMS).on_conflict_do_nothing()
         if rows := [{"id": name} for name in json.loads(ids)]:

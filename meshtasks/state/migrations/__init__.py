@@ -1,4 +1,4 @@
-"""Alembic's migrations of the state, and how they are run."""
+"""Migrations of the state with Alembic."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection
 
-# What it sets up and runs is nobody's news but ours.
+# Alembic logs every step at the level INFO, which is of no interest to users.
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 _MIGRATIONS = Path(__file__).parent
 
 
 def config_of(connection: Connection) -> Config:
-    """Alembic's, with our migrations, for a connection."""
+    """The configuration of Alembic for a connection."""
     config = Config()
-    # interpolated, as everything in an .ini file is
+    # Values are interpolated as in an .ini file, so % is doubled.
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
 
 
 def upgrade(connection: Connection) -> None:
-    """Migrate, within the transaction that was begun on the connection; nobody else
-    does so meanwhile."""
+    """Migrate the tables, within the transaction of the connection.
+
+    The caller makes sure that no other process does so at the same time.
+    """
     command.upgrade(config_of(connection), "head")

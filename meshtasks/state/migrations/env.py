@@ -1,4 +1,4 @@
-"""Run by Alembic: migrates the tables on the connection that it was given."""
+"""Alembic runs this module: it migrates the tables on the configured connection."""
 
 from __future__ import annotations
 

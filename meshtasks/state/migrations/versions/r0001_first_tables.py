@@ -1,4 +1,4 @@
-"""The first tables, which hold what five SQLite files held before."""
+"""The first tables, for the data of the five SQLite files of earlier versions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Make them."""
+    """Create the tables."""
     op.create_table(
         "alert_events",
         sa.Column(

@@ -1,4 +1,4 @@
-"""What is noted of sensors, of what was away, and of what became of records."""
+"""Tables of sensors, outages and outcomes of records."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Make them."""
+    """Create the tables."""
     op.create_table(
         "sensors",
         sa.Column("routing_key", sa.Text(), nullable=False),
