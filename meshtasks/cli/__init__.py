@@ -1,4 +1,4 @@
-"""The console script. A command's module is imported when the command is asked for."""
+"""The console script. The module of a command is imported only when it is needed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing_extensions import override
 from meshtasks.cli.terminal import reflow, run, say, show_version
 from meshtasks.errors import ConfigError, Transient
 
-#: Every command and the first paragraph of its help. The module of the same name has a
-#: group as ``app``, or a function of that name, perhaps an ``EPILOG``, a ``CONTEXT``.
+#: Name of every command → first paragraph of its help. The module of the same name has
+#: a group ``app``, or a function of that name with optional ``EPILOG`` and ``CONTEXT``.
 COMMANDS = {
     "demo": "Run the whole mesh on private services, with a simulated house.",
     "init": "Write configuration, passwords, and docker-compose.yml or systemd units "
@@ -55,7 +55,7 @@ COMMANDS = {
 
 
 def load(name: str) -> Any:
-    """A command with its options and subcommands; imports its module."""
+    """Import the module of a command; return it with its options and subcommands."""
     module = import_module(f"{__name__}.{name}")
     parent = typer.Typer()
     if group := getattr(module, "app", None):
@@ -68,7 +68,7 @@ def load(name: str) -> Any:
 
 
 class _LazyGroup(TyperGroup):
-    """Lists commands by name and summary, and loads the one that is to run."""
+    """A group that knows commands by name and summary, and loads the one to run."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -113,14 +113,14 @@ def _options(
 
 
 def loaded() -> TyperGroup:
-    """The console script with every command loaded, to be described or checked."""
+    """The console script with all commands loaded, for documentation and tests."""
     group = typer.main.get_group(app)
     group.commands = {name: load(name) for name in COMMANDS}
     return group
 
 
 def main() -> None:
-    """Run a command; what went wrong is one plain message and an exit code."""
+    """Run a command. A failure prints one message and sets the exit code."""
     try:
         run(app)
     except ConfigError as error:

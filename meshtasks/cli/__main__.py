@@ -1,4 +1,4 @@
-"""``python -m meshtasks.cli``: the console script, wherever its file is."""
+"""``python -m meshtasks.cli`` runs the console script."""
 
 from meshtasks.cli import main
 

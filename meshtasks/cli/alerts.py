@@ -1,4 +1,4 @@
-"""``meshtasks alerts``: what the alert manager of this host knows, and telling it."""
+"""``meshtasks alerts``: list, silence and acknowledge alerts in the state."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 _TITLE_CHARS = 60
 _DETAIL_CHARS = 160
-#: Alerts or labels that are named where there may be hundreds.
+#: Most alerts or labels in a list.
 _EXAMPLES = 10
 
 
@@ -244,7 +244,7 @@ _SAMPLE = Notification(
 
 @contextmanager
 def _sinks() -> Iterator[Sinks]:
-    """The sinks of this command, which says where it looks."""
+    """The sinks of the command. Where the state is is printed."""
     settings = load_settings()
     tell_place(settings.env, "state_url")
     with closing(Sinks(settings)) as sinks:
@@ -253,7 +253,7 @@ def _sinks() -> Iterator[Sinks]:
 
 @contextmanager
 def _tables() -> Iterator[AlertTables]:
-    """The tables, for one change; all of it is done or none."""
+    """The tables, in one transaction."""
     with (
         _sinks() as sinks,
         sinks[ALERT_STATE].tables() as tables,
@@ -264,15 +264,15 @@ def _tables() -> Iterator[AlertTables]:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError):  # a user in a container may have no name
         return "unknown"
 
 
 def _the_one(known: Iterable[str], beginning: str, what: str) -> str:
-    """The one id that begins so.
+    """The only id with this beginning.
 
     Raises:
-        typer.Exit: there are none or several.
+        typer.Exit: there is none, or more than one.
     """
     found = [each for each in known if each.startswith(beginning)]
     if len(found) != 1:
@@ -290,7 +290,7 @@ def _refuse(message: str) -> Never:
 def table(
     shown: Sequence[CurrentAlert], zone: tzinfo | None, now: float
 ) -> Iterator[str]:
-    """A table of alerts, with a head."""
+    """The lines of a table of alerts, with a header."""
     if not shown:
         yield "no alerts"
         return
@@ -320,7 +320,7 @@ def page(
     zone: tzinfo | None,
     now: float,
 ) -> Iterator[str]:
-    """All of one alert."""
+    """The lines about one alert."""
     alert = shown.alert
     ends_at = now if alert.ends_at is None else alert.ends_at
     yield f"{'id':<12} {alert.fingerprint}"
@@ -342,7 +342,10 @@ def page(
 def silenced_lines(
     silence: Silence, firing: Sequence[AlertState], now: float
 ) -> Iterator[str]:
-    """What a silence mutes now; if nothing, by which labels alerts can be matched."""
+    """Lines with the alerts that a silence mutes now.
+
+    If there are none, the labels that matchers can use.
+    """
     muted = [each for each in firing if silence.covers(each.labels, now)]
     if muted:
         noun = "alert" if len(muted) == 1 else "alerts"
@@ -362,7 +365,7 @@ def silenced_lines(
 def silence_lines(
     silences: Sequence[Silence], zone: tzinfo | None, now: float
 ) -> Iterator[str]:
-    """The silences, one a line."""
+    """The silences, a line for each."""
     for each in silences:
         left = span_text(each.ends_at - now)
         why = f" ({each.comment})" if each.comment else ""
@@ -373,7 +376,7 @@ def silence_lines(
 
 
 def history_lines(events: Sequence[AlertEvent], zone: tzinfo | None) -> Iterator[str]:
-    """Events, one a line."""
+    """The events, a line for each."""
     for event in events:
         moment = local_time(event.at, zone).strftime("%Y-%m-%d %H:%M:%S")
         who = f" [{event.who}]" if event.who else ""

@@ -1,4 +1,4 @@
-"""``meshtasks analytics``: look after the Parquet dataset."""
+"""``meshtasks analytics``: compaction and content of the Parquet dataset."""
 
 from __future__ import annotations
 

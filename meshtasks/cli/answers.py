@@ -1,4 +1,4 @@
-"""What ``meshtasks init`` asks: by options, on a terminal, or by good defaults."""
+"""Answers of ``meshtasks init``: from options, from a terminal, or defaults."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from meshtasks.config.urls import is_base_url
 
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.(?!-)[A-Za-z0-9_-]{1,63})*")
 _PORT = re.compile(r":\d{1,5}")
-#: Read alike by python-dotenv, docker compose and systemd, without quotes …
+#: Values that python-dotenv, docker compose and systemd read alike without quotes.
 _PLAIN = re.compile(r"[\w@%+=:,./\[\]-]*")
-#: … and in single ones.
+#: Values that they read alike in single quotes.
 _QUOTABLE = re.compile(r"(?:[^'\\\n\r$]|\$(?!\{))*")
-#: Documentation's addresses (RFC 5737, RFC 3849): a UDP socket "connected" to one has
-#: the address of the interface to the outside, and nothing is sent.
+#: Addresses for documentation (RFC 5737, RFC 3849). A UDP socket "connected" to one has
+#: the local address of the default route; nothing is sent.
 _OUTSIDE = (
     (socket.AF_INET, "192.0.2.1"),
     (socket.AF_INET6, "2001:db8::1"),
@@ -31,15 +31,18 @@ Check = Callable[[str], str]
 
 
 class Answers:
-    """Values of variables; one that stands in .env already stays.
+    """Values of variables. A variable that is in .env keeps its value.
+
+    Args:
+        known: the variables in .env.
 
     Attributes:
-        values: by variable, of those that have one.
-        unchanged: variables whose option says something else than .env.
+        values: values by variable, without empty ones.
+        unchanged: variables whose option differs from .env.
     """
 
     def __init__(self, known: Mapping[str, str]) -> None:
-        """Args: known: the variables of .env."""
+        """Start without values."""
         self._known = known
         self._is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
         self.values: dict[str, str] = {}
@@ -53,16 +56,17 @@ class Answers:
         default: str,
         prompt: str = "",
     ) -> None:
-        """Find the value of a variable.
+        """Determine the value of a variable, and add it to :attr:`values`.
 
         Args:
-            given: what the option says; None if it was not given.
-            check: the value as it is to be written.
-            default: without an option; an empty value is none.
-            prompt: of the question; without one, nobody is asked.
+            variable: name of the variable.
+            given: value of the option; None without the option.
+            check: validates a value and returns it as it is to be written.
+            default: value without an option and an answer; empty for none.
+            prompt: text of the question on a terminal; empty for no question.
 
         Raises:
-            typer.BadParameter: the option's value is none.
+            typer.BadParameter: the value of the option is invalid.
         """
         if variable in self._known:
             if given is not None and given != self._known[variable]:
@@ -91,10 +95,10 @@ class Answers:
 
 
 def quoted(value: str) -> str:
-    """A value as it stands in .env.
+    """A value as it is written to .env, in quotes if necessary.
 
     Raises:
-        typer.BadParameter: not every program would read the same.
+        typer.BadParameter: programs would read the value differently.
     """
     if _PLAIN.fullmatch(value):
         return value
@@ -105,10 +109,10 @@ def quoted(value: str) -> str:
 
 
 def host(text: str) -> str:
-    """A name or an address as URLs have it.
+    """A name or an address as in a URL: an IPv6 address is in brackets.
 
     Raises:
-        typer.BadParameter: it is none.
+        typer.BadParameter: the text is neither a name nor an address.
     """
     bare = text.removeprefix("[").removesuffix("]")
     with suppress(ValueError):
@@ -123,7 +127,7 @@ def host(text: str) -> str:
 
 
 def _check(is_good: Callable[[str], bool], expected: str) -> Check:
-    """A check that gives a good text back as it is."""
+    """Make a check that returns a valid text unchanged."""
 
     def check(text: str) -> str:
         if is_good(text):
@@ -143,11 +147,11 @@ def _is_archive(url: str) -> bool:
 
 _A_URL = "a URL such as http://192.168.1.5:8086"
 base_url = _check(is_base_url, _A_URL)
-#: Home Assistant's URL, or that of its websocket.
+#: Check of the URL of Home Assistant, or of its websocket.
 home_assistant_url = _check(
     lambda text: is_base_url(re.sub(r"^ws(?=s?://)", "http", text)), _A_URL
 )
-#: ``HOST:PORT``, or a URL.
+#: Check of ``HOST:PORT`` or a URL.
 host_and_port = _check(
     lambda text: is_base_url(text if "://" in text else f"http://{text}"),
     "a host and a port such as 127.0.0.1:8000",
@@ -156,7 +160,7 @@ archive_url = _check(_is_archive, "file:///directory or s3://bucket")
 
 
 def own_address() -> str:
-    """The address of this machine in its network, as URLs have it."""
+    """The address of this machine in its network, as in a URL."""
     for family, outside in _OUTSIDE:
         with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((outside, 9))

@@ -1,4 +1,4 @@
-"""``meshtasks archive``: what is archived, whether it is sound, and replaying it."""
+"""``meshtasks archive``: list, verify, repair and replay the archive."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from meshtasks.observation.archived import (
     checked,
 )
 
-#: An object is damaged, or a record had nowhere to go.
+#: Exit code if an object is damaged, or a record matched no queue.
 _EXIT_KEPT = 1
 
 app = typer.Typer()
@@ -70,7 +70,7 @@ _Domains = Annotated[
 
 
 def _period(start: str, end: str) -> Period:
-    """The period that these options mean."""
+    """The period that the options select."""
     now = time.time()
     return Period(
         moment_of(start, now, "--from") if start else -math.inf,
@@ -185,7 +185,7 @@ def verify(
         require("analytics", "`meshtasks archive verify --repair`")
     tell_place(settings.env, "archive_url")
     with closing(open_store(settings.env)) as store:
-        # before the archive: what is in the dataset was in the archive before
+        # Read the dataset first: every row in it is in the archive already.
         partitions = Dataset(store).partitions(with_sources=True) if repair else {}
         objects = objects_in(store, period, domains)
         faults = _faults(store, objects)
@@ -202,7 +202,7 @@ def verify(
 
 
 def _faults(store: ObjectStore, objects: list[Found]) -> dict[str, str]:
-    """What is wrong with objects, by name; said, too."""
+    """The faults of objects, by name; they are printed, too."""
     verified = Verified()
     with counting("verifying") as bar:
         for found, result in checked(store, objects):
@@ -217,7 +217,7 @@ def _faults(store: ObjectStore, objects: list[Found]) -> dict[str, str]:
 def _set_aside(
     store: ObjectStore, period: Period, domains: Collection[str]
 ) -> dict[str, str]:
-    """What was moved below damaged/, by its name there."""
+    """Files and objects that were moved to damaged/: name there → description."""
     aside = {
         name: "a damaged file of the dataset, moved here by compaction"
         for name, file in damaged_files(store)
@@ -245,10 +245,17 @@ def _repair(
     *,
     dry: bool,
 ) -> int:
-    """Make again what can be; the number of objects and files that stay damaged."""
+    """Restore objects from the dataset.
+
+    Args:
+        dry: whether to write nothing.
+
+    Returns:
+        Number of objects and files that are still damaged.
+    """
     from meshtasks.flows.analytics.repair import Repair  # noqa: PLC0415 - loads pyarrow
 
-    # of whole days, since the rows of a day stand together
+    # All objects: the rows of a whole day are in one file.
     everything = objects_in(store, Period(), ())
     names = [found.info.name for found in everything]
     run = Repair(settings, store, partitions, names, set(faults), period, dry=dry)

@@ -1,8 +1,8 @@
 """The mesh as an AsyncAPI document: where to publish, and what can be consumed.
 
-The format is that of https://www.asyncapi.com/docs/reference/specification/v3.0.0 and
-of its AMQP bindings, version 0.3.0. The document describes the mesh: others publish
-what it receives, and consume what it sends.
+The format is https://www.asyncapi.com/docs/reference/specification/v3.0.0 with the AMQP
+bindings of version 0.3.0. Operations are named from the view of the mesh: clients
+publish what it receives, and consume what it sends.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from meshtasks.flows.pipeline import ALERTS_EXCHANGE
 
 _BINDING_VERSION = "0.3.0"
 _SCHEMAS = "#/components/schemas/"
-#: What the wildcards of a topic exchange become in an address, and what they mean.
+#: Wildcards of topic exchanges → name of the parameter in an address, description.
 _WILDCARDS = {
     "*": ("word", "One word, without dots."),
     "#": ("words", "Any number of words, separated by dots; may be none."),
 }
-#: It need not even be JSON: that may be why the message is dead.
+#: Schema of the body of a dead letter. It may be no JSON, which may be the reason.
 _ANYTHING = {"description": "The bytes as first published."}
 
-#: What the mesh publishes itself to exchanges that are open to others, too: a routing
-#: key of its own, and what it is.
+#: Messages that the mesh publishes itself to exchanges that are open to clients, too:
+#: exchange → a routing key of the mesh, description.
 _OWN = {
     ALERTS_EXCHANGE: ("alerts", "Alerts of the rules."),
     AI_EXCHANGE: ("ai.result.model", "Results of models."),
     ARCHIVE_EXCHANGE: ("archive", "Excerpts of messages, for the archive."),
 }
-#: Queues whose handlers validate more closely than the type of their records tells.
+#: Models of queues whose handlers validate more than the type of their records.
 _RECORDS = {"ai.inference.requests": InferenceRequest}
 
 
 class _Way(NamedTuple):
-    """A way in: messages of ``exchange`` that match ``routing_key``."""
+    """A channel to publish to: an exchange and a binding key, with the queues."""
 
     exchange: str
     routing_key: str
@@ -52,17 +52,18 @@ class _Way(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its channel's name; letters, digits, dots and hyphens only."""
+        """Name of the channel: only letters, digits, dots and hyphens."""
         key = self.routing_key.replace("*", "word").replace("#", "words")
         return f"{self.exchange}-{key}"
 
 
 def document(topology: Topology, handlers: Mapping[str, Handler]) -> dict[str, Any]:
-    """The AsyncAPI 3.0.0 document of a mesh, as JSON takes it.
+    """The AsyncAPI 3.0.0 document of a mesh, as values for JSON.
 
     Args:
-        handlers: by queue; the queues without one are left out, but for those that
-            the mesh itself writes to.
+        topology: the topology of the mesh.
+        handlers: handlers by queue. Queues without a handler are left out, except those
+            that the mesh publishes to.
     """
     ways = list(_ways_in(topology, handlers))
     types = topology.exchange_types
@@ -139,9 +140,9 @@ def document(topology: Topology, handlers: Mapping[str, Handler]) -> dict[str, A
 
 
 def _ways_in(topology: Topology, handlers: Mapping[str, Handler]) -> Iterator[_Way]:
-    """Each exchange and routing key that leads to a queue with a handler.
+    """Yield the exchanges and binding keys that lead to a queue with a handler.
 
-    A fanout pays no attention to keys, so it has one way, whatever its bindings say.
+    A fanout exchange ignores keys, so it has one channel for all its bindings.
     """
     fanouts = {each.name for each in topology.exchanges if each.type == "fanout"}
     found = sorted(
@@ -164,7 +165,10 @@ def _way_channel(way: _Way, exchange_type: str) -> dict[str, Any]:
 
 
 def _address(routing_key: str) -> tuple[str, dict[str, dict[str, str]]]:
-    """``home.*.*.trigger`` as ``home.{word1}.{word2}.trigger``, and what they mean."""
+    """The address of a binding key, and its parameters.
+
+    For ``home.*.*.trigger`` it is ``home.{word1}.{word2}.trigger``.
+    """
     words = routing_key.split(".")
     times, met = Counter(words), Counter[str]()
     address, parameters = [], {}
@@ -231,7 +235,7 @@ def _receive(
 
 
 def _order(topology: Topology, queue: str) -> str:
-    """What a queue in partitions adds for those who publish."""
+    """Note for publishers about the order in a queue with partitions, else empty."""
     found = topology.partitioned.get(queue)
     if found is None:
         return ""
@@ -242,7 +246,7 @@ def _order(topology: Topology, queue: str) -> str:
 
 
 def _send(channel: str, summary: str) -> dict[str, Any]:
-    persistent = 2  # AMQP 0-9-1's delivery mode
+    persistent = 2  # delivery mode of AMQP 0-9-1
     return {
         "action": "send",
         "channel": _ref("channels", channel),
@@ -291,7 +295,8 @@ def _ref(place: str, name: str) -> dict[str, str]:
     return {"$ref": f"#/{place}/{name}"}
 
 
-#: On any message that the mesh publishes once more; none has to be given by others.
+#: Headers of messages that the mesh republishes: type, description. Clients need not
+#: set them.
 PASSED_ON = {
     headers.EXCHANGE: ("string", "Exchange of first publication."),
     headers.ROUTING_KEY: ("string", "Routing key of first publication."),
@@ -315,7 +320,7 @@ PASSED_ON = {
     ),
 }
 
-#: On a dead letter besides.
+#: Additional headers of dead letters.
 DEAD_LETTER = {
     headers.REASON: ("string", "Reason, as a sentence."),
     headers.ERROR_TYPE: ("string", "Class of the error, such as UnknownUnit."),

@@ -1,10 +1,11 @@
-"""``meshtasks certificates``: TLS for broker and proxy, by an authority of one's own.
+"""``meshtasks certificates``: TLS for broker and proxy, with a private authority.
 
-The authority's key stays in ``.mesh/certificates``. What containers mount is in
-``.mesh/compose/certificates``: everybody may read the files there, since the broker
-does so under an account of its own, but nobody else gets into the directory around it.
+The key of the authority stays in ``.mesh/certificates``. Containers mount
+``.mesh/compose/certificates``. Everybody may read the files in it, because the broker
+has another account, but only the owner can enter its parent directory.
 
-openssl makes them: whatever speaks HTTPS on Debian or Ubuntu has it (ca-certificates).
+openssl creates the certificates. On Debian and Ubuntu it is installed together with
+ca-certificates.
 """
 
 from __future__ import annotations
@@ -32,21 +33,21 @@ from meshtasks.config.private_files import make_private_directory, write_private
 from meshtasks.config.settings import ENV_FILE, env_file_values
 from meshtasks.errors import ConfigError
 
-#: Of the authority: nobody but the owner reads it.
+#: Key of the authority; only the owner may read it.
 AUTHORITY_KEY = Path(".mesh/certificates/ca.key")
-#: docker-compose.yml mounts it.
+#: Directory that docker-compose.yml mounts.
 SHARED = Path(".mesh/compose/certificates")
 AUTHORITY = SHARED / "ca.pem"
-#: Key and certificate in one file, so that both change at once.
+#: Key and certificate of the server, in one file so that they change together.
 SERVER = SHARED / "server.pem"
 
-#: Apple's phones take none of more than 825, of whichever authority
+#: Apple's devices trust no certificate of more than 825 days
 #: (support.apple.com/103769).
 _SERVER_DAYS = 820
 _AUTHORITY_DAYS = 7_300
-#: With less left it is made anew.
+#: A certificate that expires sooner is renewed.
 RENEWED_SECONDS = 60 * 86_400.0
-#: Tasmota's and other small devices' TLS knows no other keys.
+#: TLS of Tasmota and other small devices supports no other keys.
 KEY = ("-newkey", "rsa:2048", "-nodes")
 _OF_AUTHORITY = """\
 basicConstraints=critical,CA:TRUE,pathlen:0
@@ -61,19 +62,19 @@ subjectKeyIdentifier=hash
 authorityKeyIdentifier=keyid
 subjectAltName={names}
 """
-#: As openssl prints them.
+#: Names of a certificate in the output of openssl.
 _NAMES = re.compile(r"(?:DNS|IP Address):([^,\s]+)")
 _DNS_NAME = re.compile(r"(?:\*\.)?[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
-#: The broker is called so by the other containers.
+#: Names of every certificate; other containers call the broker ``rabbitmq``.
 _ALWAYS = ("localhost", "127.0.0.1", "::1", "rabbitmq")
 
 
 class Certificate(NamedTuple):
-    """What a certificate says.
+    """Content of a certificate.
 
     Attributes:
-        names: names and addresses that it is good for.
-        ends_at: until when, in seconds of the epoch.
+        names: names and addresses of the server.
+        ends_at: time of expiry, in epoch seconds.
     """
 
     names: frozenset[str]
@@ -120,18 +121,18 @@ def certificates(
 
 
 def make_certificates(more: Iterable[str] = (), *, renew: bool = False) -> str:
-    """Make what is missing, or ends soon, in the current directory.
+    """Create missing certificates in the current directory, and renew expiring ones.
 
     Args:
-        more: names and addresses beside those that are known.
-        renew: the server's in any case.
+        more: additional names and addresses of the server.
+        renew: whether to renew the certificate of the server in any case.
 
     Returns:
-        What there is now, as a line.
+        A line about the certificate of the server.
 
     Raises:
-        ConfigError: openssl is missing, or what is there cannot be used.
-        typer.Exit: a name is none.
+        ConfigError: openssl is missing, or existing files cannot be used.
+        typer.Exit: a name is invalid.
         OSError: a file cannot be written.
     """
     wanted = {_name(each) for each in (*_ALWAYS, *_own_names(), *more)}
@@ -140,7 +141,7 @@ def make_certificates(more: Iterable[str] = (), *, renew: bool = False) -> str:
     SHARED.mkdir(exist_ok=True)
     SHARED.chmod(0o755)
     if not AUTHORITY.exists():
-        renew |= AUTHORITY_KEY.exists()  # what the last one has signed is of no use
+        renew |= AUTHORITY_KEY.exists()  # old certificates do not fit a new authority
         _make_authority()
     found = _read(SERVER) if SERVER.exists() else None
     if found is not None:
@@ -155,7 +156,7 @@ def make_certificates(more: Iterable[str] = (), *, renew: bool = False) -> str:
 
 
 def _own_names() -> Iterable[str]:
-    """By which other machines reach this one."""
+    """Names and addresses by which other machines reach this one."""
     yield own_address()
     if configured := env_file_values(ENV_FILE).get("MESH_HOST_ADDRESS"):
         yield configured
@@ -163,11 +164,11 @@ def _own_names() -> Iterable[str]:
     if _DNS_NAME.fullmatch(host):
         yield host
         if "." not in host:
-            yield f"{host}.local"  # as avahi announces it
+            yield f"{host}.local"  # name in mDNS (avahi)
 
 
 def _name(text: str) -> str:
-    """A name or an address as certificates have it."""
+    """A name or an address as in a certificate."""
     bare = text.removeprefix("[").removesuffix("]")
     with suppress(ValueError):
         return str(ipaddress.ip_address(bare))
@@ -178,7 +179,10 @@ def _name(text: str) -> str:
 
 
 def _make_authority() -> None:
-    """A new one has a new name: programs take two of one name for the same."""
+    """Create an authority with a new name.
+
+    Programs confuse two authorities with the same name.
+    """
     with TemporaryDirectory(dir=AUTHORITY_KEY.parent) as draft:
         here = Path(draft)
         write_private(here / "extensions", f"[x]\n{_OF_AUTHORITY}[req]\n[dn]\n")
@@ -196,7 +200,10 @@ def _make_authority() -> None:
 
 
 def _make_server(names: Iterable[str]) -> None:
-    """The key stays, if there is one: some devices know the server by it alone."""
+    """Create the certificate of the server.
+
+    An existing key is kept, because some devices identify the server by its key.
+    """
     kinds = (("IP" if _is_address(each) else "DNS", each) for each in sorted(names))
     alternative = ",".join(f"{kind}:{name}" for kind, name in kinds)
     with TemporaryDirectory(dir=AUTHORITY_KEY.parent) as draft:
@@ -220,13 +227,15 @@ def _make_server(names: Iterable[str]) -> None:
         )
         text = "".join((here / part).read_text("ascii") for part in ("pem", "key"))
         write_private(here / "server", text)
-        (here / "server").chmod(0o644)  # see the text of the module
+        (here / "server").chmod(0o644)  # see the docstring of the module
         (here / "server").replace(SERVER)
 
 
 def _read(path: Path) -> Certificate:
-    """Raises:
-    ConfigError: it is no certificate.
+    """Read a certificate.
+
+    Raises:
+        ConfigError: the file contains no certificate.
     """
     shown = _openssl("x509 -noout -enddate -ext subjectAltName", "-in", path)
     end = re.search(r"^notAfter=(.+)$", shown, re.MULTILINE)
@@ -237,8 +246,7 @@ def _read(path: Path) -> Certificate:
 
 
 def _is_ours() -> bool:
-    """Whether the server's certificate is of our authority, and not somebody else's
-    that was put there."""
+    """Whether our authority signed the server's certificate; users may replace it."""
     if not AUTHORITY_KEY.exists():
         return False
     with suppress(ConfigError):
@@ -254,13 +262,14 @@ def _is_address(name: str) -> bool:
 
 
 def _openssl(command: str, *more: str | Path) -> str:
-    """What openssl writes.
+    """Run openssl and return its output.
 
     Args:
-        command: its words have blanks between them; ``more`` may have some.
+        command: arguments, separated by blanks.
+        more: further arguments, which may contain blanks.
 
     Raises:
-        ConfigError: there is none, or it refuses what it was given.
+        ConfigError: openssl is not installed, or fails.
     """
     program = shutil.which("openssl")
     if program is None:

@@ -29,15 +29,15 @@ _LEVELS = get_args(Level)
 
 
 class Finding(NamedTuple):
-    """One thing that was found.
+    """A result of the check.
 
     Attributes:
-        level: an error stops the start; a warning is of something that is never
-            going to work; a note is good to know.
+        level: an error stops the start; a warning means that something cannot work; a
+            note is for information.
         source: the file, the environment variable or the package.
-        line: of the file.
+        line: line number in the file; None without one.
         key: dotted path of the value.
-        text: what was expected, or what is odd.
+        text: what was expected, or what is unusual.
     """
 
     level: Level
@@ -48,14 +48,14 @@ class Finding(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Where, as editors and terminals understand it."""
+        """Source and line, in the form that editors and terminals recognise."""
         return self.source if self.line is None else f"{self.source}:{self.line}"
 
 
 def findings(settings: Settings) -> list[Finding]:
     """All findings, errors first.
 
-    What files imply for each other is looked at once all of them can be read.
+    Relations between files are checked only if all files can be read.
 
     Raises:
         ConfigError: a flow cannot be loaded.
@@ -85,7 +85,7 @@ def _finding(fault: ConfigError, level: Level = "error") -> Finding:
 def _errors(settings: Settings, flows: Flows) -> Iterator[ConfigError]:
     broken = settings.faults((*flows.files, GATEWAY))
     yield from broken
-    if not broken:  # these need the files
+    if not broken:  # the following needs the files
         yield from _raised(partial(flows.handlers, settings))
         for name, read in CONFIGS.items():
             if settings.env.config_file(f"producers/{name}.yaml").exists():
@@ -197,7 +197,7 @@ def check(
 def _check(*, as_json: bool, allow_warnings: bool) -> None:
     try:
         found = findings(load_settings())
-    except ConfigError as error:  # of the environment, or of a flow
+    except ConfigError as error:  # from the environment or a flow
         found = [_finding(fault) for fault in (error, *error.more)]
     levels = [finding.level for finding in found]
     if as_json:
@@ -227,7 +227,7 @@ def _explain(
     if exchange is None:
         candidates = exchanges_for(topology, routing_key)
         if not candidates and routing_key in topology.queue_names:
-            candidates = [""]  # the default exchange, by which retries come, too
+            candidates = [""]  # the default exchange, which retries use, too
         if len(candidates) != 1:
             hint = ", ".join(candidates or (each.name for each in topology.exchanges))
             fail(f"which exchange? Give --exchange, one of {hint}", EXIT_USAGE)

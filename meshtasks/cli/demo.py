@@ -66,7 +66,7 @@ def demo(
             err=True,
         )
         raise typer.Exit(os.EX_UNAVAILABLE)
-    # No other command needs what this loads, a sixth of a second's worth.
+    # Imported here: it takes a sixth of a second, and other commands do not need it.
     from meshtasks.demo.session import Options, run  # noqa: PLC0415
 
     options = Options(state, rate, for_seconds)

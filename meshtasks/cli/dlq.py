@@ -1,4 +1,4 @@
-"""``meshtasks dlq``: dead letters, with their reasons; replaying and dropping them."""
+"""``meshtasks dlq``: list, show, replay, export, import and delete dead letters."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def export(  # noqa: PLR0913 - options
 
     Example: meshtasks dlq export dead.jsonl --queue sensors.temperature
     """
-    # models of pydantic's, which the other commands need not load
+    # Imported here: it loads pydantic, which the other commands do not need.
     from meshtasks.observation.dead_letters import to_line  # noqa: PLC0415
 
     filters = Filters(reason, queue, routing_key, sensor, older_than, newer_than)
@@ -241,7 +241,7 @@ def replay(  # noqa: PLR0913 - options
             edited = {each.letter.id: _edited(each) for each in find(letters, ids)}
             selection = Selection(ids=frozenset(edited))
         elif ids:
-            find(letters, ids)  # the beginning of several ids ends the command here
+            find(letters, ids)  # ends the command if an id is ambiguous
         if dry:
             result = _dry_run(letters, selection, topology, refusal)
         else:
@@ -290,7 +290,7 @@ def drop(  # noqa: PLR0913 - options
                 undated += 1
             else:
                 groups.add(letter)
-                chosen.add(int(letter.id, 16))  # a third of what the text would take
+                chosen.add(int(letter.id, 16))  # a third of the memory of the text
         total = groups.total
         if undated:
             left = f"{undated:,} of unknown age are left; choose them by other options"
@@ -315,8 +315,8 @@ def _delete(letters: DeadLetterQueue, chosen: set[int]) -> int:
 
 
 def _refusal(settings: Settings) -> Refusal:
-    """Why a dead letter would fail again, by the handlers of the flows."""
-    # a third of a second that the others need not spend
+    """A function that says why a dead letter would fail again, by its handler."""
+    # Imported here: it takes a third of a second, and other commands do not need it.
     from meshtasks.flows.loading import load_flows  # noqa: PLC0415
     from meshtasks.observation.verdicts import Verdicts  # noqa: PLC0415
 
@@ -371,7 +371,7 @@ def _dry_run(
     topology: Topology,
     refusal: Refusal | None,
 ) -> Replayed:
-    """What a replay would do now."""
+    """The result that a replay would have now."""
     plan = ReplayPlan(selection, topology, refusal)
     for delivery, letter in letters.peek("looking"):
         plan.add(delivery, letter)
@@ -379,10 +379,10 @@ def _dry_run(
 
 
 def _edited(found: Found) -> bytes:
-    """The body of a dead letter, edited until it is JSON.
+    """Let the user edit the body of a dead letter until it is JSON.
 
     Raises:
-        typer.Exit: there is no editor, or the body was left empty or no JSON.
+        typer.Exit: there is no editor, or the edited body is empty or not JSON.
     """
     text = body_text(found.delivery.body)
     while True:

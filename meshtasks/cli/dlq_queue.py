@@ -43,7 +43,7 @@ from meshtasks.text import clip, did_you_mean
 
 EXIT_NOT_FOUND = 1
 _REASON_LIMIT_CHARS = 160
-#: Shown elsewhere on the page, or of no use to people.
+#: Headers that are not shown: they are elsewhere on the page, or useless to people.
 _HIDDEN = headers.OF_A_FAILURE | {
     headers.EXCHANGE,
     headers.ROUTING_KEY,
@@ -51,13 +51,13 @@ _HIDDEN = headers.OF_A_FAILURE | {
     headers.HISTORY,
     headers.REPLAYS,
     headers.REPLAYED_AT,
-    # they count how often somebody looked
+    # Each peek increases these.
     "x-delivery-count",
     "x-acquired-count",
 }
-#: The bar moves so often: every so many letters.
+#: Number of dead letters between two updates of the progress bar.
 _STEP = 500
-#: Published together, of an export.
+#: Number of exported dead letters that are published together.
 _BATCH = 500
 _ID = re.compile(rf"[0-9a-f]{{4,{ID_DIGITS}}}")
 
@@ -107,7 +107,7 @@ Every = Annotated[bool, typer.Option("--all", help="Select all dead letters.")]
 
 
 class Filters(NamedTuple):
-    """The options that select dead letters, as they were given."""
+    """The options that select dead letters, as the user gave them."""
 
     reason: str
     queue: str
@@ -119,10 +119,15 @@ class Filters(NamedTuple):
     def selection(
         self, ids: Sequence[str] | None = None, *, every: bool = True
     ) -> Selection:
-        """The dead letters that the options select.
+        """The selection that the options describe.
+
+        Args:
+            ids: beginnings of ids to select; None or empty for any id.
+            every: whether a selection without conditions is permitted.
 
         Raises:
-            typer.BadParameter: an option cannot be read, or none selects any.
+            typer.BadParameter: an option is invalid, or there is no condition although
+                one is required.
         """
         if not (every or ids or any(self)):
             message = (
@@ -143,17 +148,26 @@ class Filters(NamedTuple):
 
 
 class DeadLetterQueue(NamedTuple):
-    """The queue, and the event that ends a peek."""
+    """The dead-letter queue.
+
+    Attributes:
+        url: AMQP URL of the broker.
+        name: name of the queue.
+        stopping: event that ends a peek.
+    """
 
     url: str
     name: str
     stopping: threading.Event
 
     def peek(self, what: str) -> Iterator[tuple[Delivery, DeadLetter]]:
-        """Every dead letter, with a progress bar.
+        """Yield every dead letter, with a progress bar.
+
+        Args:
+            what: label of the bar.
 
         Raises:
-            typer.Exit: it was interrupted.
+            typer.Exit: the command was interrupted.
         """
         with (
             counting(what) as bar,
@@ -171,18 +185,23 @@ class DeadLetterQueue(NamedTuple):
     def exit_if_stopped(self, state: str = "nothing was changed") -> None:
         """End the command if it was interrupted.
 
+        Args:
+            state: what was changed so far, for the message.
+
         Raises:
-            typer.Exit: it was.
+            typer.Exit: the command was interrupted.
         """
         if self.stopping.is_set():
             fail(f"interrupted; {state}", EXIT_INTERRUPTED)
 
 
 class Found(NamedTuple):
-    """A dead letter that was asked for by its id.
+    """A dead letter that was found by its id.
 
     Attributes:
-        alike: how many dead letters have this id, since they are equal.
+        delivery: its delivery.
+        letter: the dead letter.
+        alike: number of dead letters with this id; they are identical.
     """
 
     delivery: Delivery
@@ -192,11 +211,12 @@ class Found(NamedTuple):
 
 @contextmanager
 def opened(settings: Settings, queue: str = "") -> Iterator[DeadLetterQueue]:
-    """The mesh's dead-letter queue; Ctrl-C ends a peek in good order.
+    """The dead-letter queue of the mesh. During the block, Ctrl-C ends a peek cleanly.
 
     Args:
-        settings: for the broker and the topology.
-        queue: that dead letters failed in; one that does not exist is reported.
+        settings: settings with the broker and the topology.
+        queue: pattern of queues in which dead letters failed; a message is printed if
+            there is no such queue.
     """
     names = [known.name for known in settings.read(TOPOLOGY).all_queues]
     if queue and not any(fnmatchcase(name, queue) for name in names):
@@ -210,8 +230,11 @@ def opened(settings: Settings, queue: str = "") -> Iterator[DeadLetterQueue]:
 def find(letters: DeadLetterQueue, beginnings: Sequence[str]) -> list[Found]:
     """The dead letters with these ids.
 
+    Args:
+        beginnings: ids or their beginnings.
+
     Raises:
-        typer.Exit: there is none, or the beginning of an id fits several.
+        typer.Exit: an id does not exist, or a beginning fits several ids.
     """
     found: dict[str, Found] = {}
     wanted = Selection(ids=_ids(beginnings))
@@ -235,17 +258,19 @@ def find(letters: DeadLetterQueue, beginnings: Sequence[str]) -> list[Found]:
 
 
 def put_back(letters: DeadLetterQueue, source: BinaryIO) -> tuple[int, int]:
-    """Publish the exported dead letters that are not there; how many these were, and
-    how many the others.
+    """Publish exported dead letters that are not in the queue.
+
+    Returns:
+        Number of published dead letters, and of those that were in the queue already.
 
     Raises:
         typer.Exit: a line is not from an export.
     """
-    # models of pydantic's, which the other commands need not load
+    # Imported here: it loads pydantic, which the other commands do not need.
     from meshtasks.observation.dead_letters import from_line  # noqa: PLC0415
 
     ids = (int(letter.id, 16) for _, letter in letters.peek("looking"))
-    there = Counter(ids)  # a third of what the text of the ids would take
+    there = Counter(ids)  # numbers take a third of the memory of texts
     put = known = 0
     batch: list[Outgoing] = []
     with closing(Publisher(letters.url)) as publisher:
@@ -273,7 +298,7 @@ def put_back(letters: DeadLetterQueue, source: BinaryIO) -> tuple[int, int]:
 
 
 def _id_of(message: Outgoing) -> str:
-    """The id that this message has as a dead letter."""
+    """The id of this message as a dead letter."""
     table: dict[str, Any] = message.headers or {}
     properties = {**(message.properties or {}), "application_headers": table}
     return dead_letter_of(
@@ -310,7 +335,7 @@ def _ago(now: float, span: str, option: str) -> float | None:
 
 
 def overview(groups: list[Group], total: int, limit: int) -> Iterator[str]:
-    """The groups, largest first."""
+    """The lines of an overview of groups, largest first."""
     if not total:
         yield "no dead letters"
         return
@@ -337,7 +362,7 @@ def overview(groups: list[Group], total: int, limit: int) -> Iterator[str]:
 
 
 def group_as_json(group: Group) -> dict[str, Any]:
-    """A group, for programs."""
+    """A group as values for JSON."""
     return {
         "count": group.count,
         "kind": group.example.kind,
@@ -351,7 +376,7 @@ def group_as_json(group: Group) -> dict[str, Any]:
 
 
 def one_line(letter: DeadLetter) -> str:
-    """A dead letter in a list."""
+    """A dead letter as a line of a list."""
     return (
         f"{letter.id}  {_time(letter.failed_at)}  {letter.kind:<18} "
         f"{letter.queue or _no_queue(letter)}  {letter.routing_key}  "
@@ -360,7 +385,7 @@ def one_line(letter: DeadLetter) -> str:
 
 
 def page(delivery: Delivery, letter: DeadLetter, alike: int) -> Iterator[str]:
-    """Everything about one dead letter, its body last."""
+    """The lines about one dead letter; its body is last."""
     table, properties = delivery.headers, delivery.properties
     rows = {
         "id": letter.id if alike == 1 else f"{letter.id} ({alike} equal ones)",
@@ -397,7 +422,7 @@ def page(delivery: Delivery, letter: DeadLetter, alike: int) -> Iterator[str]:
 
 
 def outcome(result: Replayed, *, dry: bool) -> Iterator[str]:
-    """What a replay did, or would do."""
+    """Lines about the result of a replay, or of a dry run."""
     verb = "would be requeued" if dry else "requeued"
     yield f"{result.requeued.total():,} of {result.looked_at:,} dead letters {verb}"
     for name, count in result.requeued.most_common():
@@ -416,7 +441,7 @@ def _span(group: Group) -> str:
 
 
 def _time(seconds: float | None) -> str:
-    """In local time."""
+    """A time as text, in local time."""
     if seconds is None:
         return "at an unknown time"
     return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M:%S}"

@@ -45,15 +45,17 @@ from meshtasks.text import masked, printable
 
 _ANSWER_SECONDS = 5.0
 _SKEW_SECONDS = 5.0
-#: RabbitMQ's own, since 3.8.15, unless a policy or an argument says otherwise.
+#: Default of RabbitMQ since 3.8.15, for queues without a policy or an argument.
 _CONSUMER_TIMEOUT_SECONDS = 1_800.0
 _GRACE_SECONDS = 60.0
 _OLDEST_RABBITMQ = (3, 10)
-#: A new quorum queue gets as many, if there are as many nodes.
+#: Members of a new quorum queue, if there are as many nodes.
 _MOST_MEMBERS = 3
-#: `meshtasks secrets` makes a certificate anew when twice as much is left.
+#: A certificate that expires sooner is reported. `meshtasks secrets` renews it when
+#: twice this time is left.
 _SOON_SECONDS = 30 * 86_400.0
-#: Above the broker's limit: with less it may stop to take messages soon.
+#: Free space above the broker's limit, below which a warning is shown: at the limit the
+#: broker stops accepting messages.
 _LITTLE_FREE_BYTES = 1 << 30
 
 _MARKS = {
@@ -88,7 +90,7 @@ def doctor(
     variables.
     """
     settings = load_settings()
-    # without a broker nothing can be looked at
+    # Raises an error if no broker is configured.
     tell_place(settings.env, "broker_url", "archive_url", "state_url")
     address = management_url or settings.env.management_url
     verdicts = examine(checks(settings, address), within)
@@ -102,7 +104,11 @@ def doctor(
 
 
 def examine(checks: Iterable[Check], within_seconds: float) -> dict[str, Verdict]:
-    """Run all checks at the same time; one that has not ended by then has failed."""
+    """Run all checks in parallel; a check that does not end in time has failed.
+
+    Returns:
+        The results by name of the check, in the given order.
+    """
     late = Verdict("failed", f"no answer within {within_seconds:g} s", "is it hanging?")
     verdicts: dict[str, Verdict] = {}
 
@@ -110,7 +116,7 @@ def examine(checks: Iterable[Check], within_seconds: float) -> dict[str, Verdict
         try:
             verdict = check.run()
             _ = _MARKS[verdict.state]
-        except (MeshError, OSError) as error:  # it does not answer, or refuses
+        except (MeshError, OSError) as error:  # the service is unavailable or refuses
             remedy = "is it running, and is its MESH_… variable right?"
             verdict = Verdict("failed", str(error), remedy)
         except Exception as error:  # noqa: BLE001 - of a check of somebody else's flow
@@ -120,7 +126,7 @@ def examine(checks: Iterable[Check], within_seconds: float) -> dict[str, Verdict
 
     wanted = list(checks)
     threads = [
-        # a daemon, because what hangs must not keep the command from ending
+        # A daemon, so that the command can end while a check hangs.
         threading.Thread(target=run, args=(check,), daemon=True)
         for check in wanted
     ]
@@ -131,7 +137,7 @@ def examine(checks: Iterable[Check], within_seconds: float) -> dict[str, Verdict
         thread.join(max(0.0, deadline - time.monotonic()))
     done = dict(verdicts)
     found = {check.name: done.get(check.name, late) for check in wanted}
-    for check in wanted:  # one cause is reported once
+    for check in wanted:  # report each cause once
         first = found.get(check.needs)
         if first and first.state == found[check.name].state == "failed":
             text = f"not checked: {check.needs} has failed"
@@ -152,7 +158,7 @@ def _print(verdicts: dict[str, Verdict]) -> None:
 
 
 def checks(settings: Settings, management_url: str | None) -> Iterator[Check]:
-    """All checks; they do not depend on each other."""
+    """All checks. Each one can run without the others."""
     yield Check("configuration", partial(_configuration, settings))
     yield Check("broker", partial(broker, settings))
     if settings.env.ca_file or "amqps://" in settings.env.amqp_url:
@@ -195,7 +201,7 @@ def _configuration(settings: Settings) -> Verdict:
 
 
 def _timeseries(settings: Settings) -> Verdict:
-    """Write a point: a store that is full answers an empty write all the same."""
+    """Write a point: a full store accepts empty writes, so only a real one counts."""
     point = f"{DOCTORS_MEASUREMENT} ok=1 {time.time() * 1000:.0f}"
     with closing(Sinks(settings)) as sinks:
         refused_lines = sinks[TIMESERIES].write([point])
@@ -205,7 +211,7 @@ def _timeseries(settings: Settings) -> Verdict:
 
 
 def circuits(amqp_url: str) -> Verdict:
-    """The circuits of the workers: a check may pass where the real work fails."""
+    """Check the circuits of the workers: real work may fail where checks succeed."""
     answers = ask_workers(amqp_url)
     if lines := circuit_lines(answers):
         remedy = "put the sink right; its queues resume by themselves"
@@ -216,7 +222,7 @@ def circuits(amqp_url: str) -> Verdict:
 
 
 def _pending(settings: Settings) -> Verdict:
-    """Points that wait for the time-series store, and who will write them."""
+    """Check that no points wait for the store, and that a worker would write them."""
     try:
         with connected(settings.env.amqp_url) as connection:
             found = connection.channel().queue_declare(PENDING_TIMESERIES, passive=True)
@@ -238,7 +244,7 @@ def _pending(settings: Settings) -> Verdict:
 
 
 def _spools(settings: Settings) -> Verdict:
-    """Whether the spools of producers of this host may grow as they are allowed."""
+    """Check that the spools of this host's producers have room to reach their limit."""
     directory = settings.env.state_dir / "spool"
     spools = list(directory.glob("*.sqlite3"))
     if not spools:
@@ -253,7 +259,7 @@ def _spools(settings: Settings) -> Verdict:
 
 
 def _flags(settings: Settings) -> Verdict:
-    """Whether the store keeps what it takes, and a VictoriaMetrics once."""
+    """Check that the store keeps every point, and keeps repeated points once."""
     state = victoriametrics_state(settings.env.influx_url)
     if state is None:
         kept = retention_of(settings.env, None)
@@ -274,7 +280,7 @@ def _flags(settings: Settings) -> Verdict:
 
 
 def clock(url: str) -> Verdict:
-    """Compare with the Date of an HTTP answer, which has whole seconds."""
+    """Compare the clock with the ``Date`` of an HTTP response, in whole seconds."""
     host, before = urlsplit(url).netloc, time.time()
     try:
         with pool_manager() as pool:
@@ -289,7 +295,7 @@ def clock(url: str) -> Verdict:
 
 
 def _clock_of_state(location: StateLocation) -> Verdict:
-    """Compare with the clock that all hosts go by for rules and alerts."""
+    """Compare the clock with that of the state, which rules and alerts use."""
     with closing(Database("state", location, "state.sqlite")) as state:
         return _skew(str(location), state.now() - time.time())
 
@@ -302,7 +308,7 @@ def _skew(place: str, seconds: float) -> Verdict:
 
 
 def broker(settings: Settings) -> Verdict:
-    """Every node that MESH_BROKER_URL names."""
+    """Check every node that MESH_BROKER_URL names."""
     found, faults = [], []
     for url in urls_of(settings.env.amqp_url):
         try:
@@ -324,7 +330,7 @@ def broker(settings: Settings) -> Verdict:
 
 
 def certificate(settings: Settings) -> Verdict:
-    """Of whichever broker's ends first."""
+    """Check the certificate of the broker's node that expires first."""
     ends = []
     for node in map(node_of, urls_of(settings.env.amqp_url)):
         port = node.port if node.options["ssl"] else AMQPS_PORT
@@ -343,8 +349,8 @@ def certificate(settings: Settings) -> Verdict:
 
 
 def members(settings: Settings, management_url: str | None) -> Verdict:
-    """Whether each quorum queue has a copy on as many nodes as a new one would, and
-    most of them run."""
+    """Check that each quorum queue has as many members as a new one would have, and
+    that a majority is running."""
     broker = settings.env.amqp_url
     try:
         names = [node.name for node in nodes(broker, management_url)]
@@ -380,7 +386,7 @@ def _and_more(queues: Sequence[LiveQueue]) -> str:
 
 
 def permissions(settings: Settings) -> Verdict:
-    """Whether the account may do what a worker does."""
+    """Check that the account has the permissions that a worker needs."""
     if unopened(settings.env.amqp_url).userid == OPERATOR:
         return Verdict("skipped", "the operator declares nothing, and need not")
     if lines := missing_rights(settings.env.amqp_url, settings.read(TOPOLOGY)):
@@ -392,7 +398,7 @@ def permissions(settings: Settings) -> Verdict:
 
 
 def alarms(settings: Settings, management_url: str | None) -> Verdict:
-    """Whether a node takes no messages, or soon will not."""
+    """Check whether a node refuses messages, or will do so soon."""
     try:
         found = nodes(settings.env.amqp_url, management_url)
     except ConfigError as error:
@@ -418,7 +424,7 @@ def alarms(settings: Settings, management_url: str | None) -> Verdict:
 
 
 def topology(settings: Settings, management_url: str | None) -> Verdict:
-    """Whether the broker has what topology.yaml names."""
+    """Check that the broker has everything in topology.yaml."""
     live = read(settings.env.amqp_url, management_url)
     drift = compare(settings.read(TOPOLOGY), live)
     if drift.differences:
@@ -429,7 +435,7 @@ def topology(settings: Settings, management_url: str | None) -> Verdict:
 
 
 def consumer_timeout(settings: Settings, management_url: str | None) -> Verdict:
-    """Whether the broker waits longer for an acknowledgement than a batch may take."""
+    """Check that the broker's acknowledgement timeout is longer than a batch takes."""
     live = read(settings.env.amqp_url, management_url)
     for queue in live.queues:
         name = queue_of(queue.name)

@@ -20,7 +20,7 @@ from meshtasks.text import clip
 app = typer.Typer()
 
 _NAME = re.compile(r"(?!(?:null|true|false|amq)$)[a-z](?:[a-z0-9_]{0,29}[a-z0-9])?")
-#: Files of the package: template → path, where ``NAME`` stands for the flow's name.
+#: Files of the package: template → path, where ``NAME`` is the name of the flow.
 _FILES = {
     "pyproject.toml": "pyproject.toml",
     "README.md": "README.md",

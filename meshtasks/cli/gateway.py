@@ -1,4 +1,4 @@
-"""``meshtasks gateway``: serve the mesh over HTTP."""
+"""``meshtasks gateway``: serve the HTTP API and the console."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from meshtasks.cli.terminal import fail, say
 from meshtasks.config.extras import installed, require
 from meshtasks.config.settings import load_settings
 
-#: Requests that are being answered when it is told to stop may take so long.
+#: Time for requests in progress when the gateway is stopped.
 _STOP_SECONDS = 30
 
 
 def _without_token(record: logging.LogRecord) -> bool:
-    """Takes the token of a link that logs in from a line of the access log."""
+    """Mask the token of a login link in a line of the access log."""
     arguments = record.args if isinstance(record.args, tuple) else ()
     record.args = tuple(
         re.sub(r"(?<=[?&]token=)[^&]+", "***", item) if isinstance(item, str) else item
@@ -48,7 +48,7 @@ def gateway(
     or no token.
     """
     require("gateway", "`meshtasks gateway`")
-    # Half a second that other commands need not spend.
+    # Imported here: it takes half a second, and other commands do not need it.
     import uvicorn  # noqa: PLC0415
 
     from meshtasks.flows.loading import load_flows  # noqa: PLC0415
@@ -67,8 +67,9 @@ def gateway(
             "running? --port chooses another port.",
             os.EX_UNAVAILABLE,
         )
-    # Inherited by every connection; asyncio sets it only on sockets that name their
-    # protocol. Without it an answer waits 40 ms for the acknowledgement of its header.
+    # Every connection inherits this. asyncio sets it only on sockets that name their
+    # protocol. Without it a response waits 40 ms for the acknowledgement of its
+    # headers.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     application = create_gateway(context)
     if installed("console"):
@@ -83,8 +84,8 @@ def gateway(
         server_header=False,
         http=PromptProtocol,
     )
-    # After an orderly stop uvicorn raises the signal again, for whoever was there
-    # before: nobody, since the stop is the end of the command.
+    # After a clean stop uvicorn raises the signal again for earlier handlers. It is
+    # ignored, since the command ends anyway.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     address = "{}:{}".format(*listener.getsockname())

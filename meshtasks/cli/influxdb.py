@@ -1,5 +1,4 @@
-"""``meshtasks influxdb``: tokens for an InfluxDB of one's own, each good for what its
-owner does and no more."""
+"""``meshtasks influxdb``: tokens of InfluxDB with minimal permissions."""
 
 from __future__ import annotations
 
@@ -82,20 +81,22 @@ def influxdb(
 
 
 class Bucket(NamedTuple):
-    """A bucket of InfluxDB's, and whose it is."""
+    """A bucket of InfluxDB, and its organisation."""
 
     id: str
     org_id: str
 
 
 class InfluxOwner:
-    """InfluxDB 2 as its owner sees it (https://docs.influxdata.com/influxdb/v2/api/).
+    """The API of InfluxDB 2, used with the token of its owner.
 
-    Every method raises ConfigError if the token or the request is refused, and
-    Transient if InfluxDB does not answer.
+    The API: https://docs.influxdata.com/influxdb/v2/api/.
+
+    Every method raises ConfigError if InfluxDB refuses the token or the request, and
+    Transient if it is unavailable.
 
     Args:
-        token: of the owner, who may do everything.
+        token: token of the owner, with all permissions.
     """
 
     def __init__(self, url: str, token: str) -> None:
@@ -118,17 +119,17 @@ class InfluxOwner:
     def keep_token(
         self, purpose: str, file: Path, bucket: Bucket, actions: Iterable[str]
     ) -> bool:
-        """See to it that a file holds a token for a bucket alone.
+        """Make sure that a file contains a token for one bucket only.
 
         Args:
-            purpose: the token's description, by which it is known again.
-            file: readable by all, since its readers are other accounts: it belongs
-                into a directory or volume of theirs.
-            bucket: what it is good for.
+            purpose: description of the token in InfluxDB, which identifies it.
+            file: file of the token. Everybody may read it, because its readers have
+                other accounts, so it must be in a directory or volume of theirs.
+            bucket: bucket that the token gives access to.
             actions: ``read``, ``write`` or both.
 
         Returns:
-            Whether it is a new one.
+            Whether the token is new.
 
         Raises:
             OSError: the file cannot be written.
@@ -142,7 +143,7 @@ class InfluxOwner:
             if each.get("description") == purpose
         ]
         ours = [each for each in before if each.get("token") == known]
-        # A server that keeps only hashes of tokens shows none.
+        # A server that stores only hashes of tokens does not return them.
         may_be_kept = not any(each.get("token") for each in before) or any(
             _rights(each["permissions"]) == _rights(may) for each in ours
         )
@@ -172,10 +173,10 @@ class InfluxOwner:
         self._call("POST", f"/users/{user}/password", {"password": new})
 
     def another_token(self) -> tuple[str, Callable[[], None]]:
-        """Have InfluxDB make another token with the same permissions; it chooses it.
+        """Create another token with the same permissions.
 
         Returns:
-            The token, and what deletes the old one.
+            The token, and a function that deletes the old one.
         """
         known = self._call("GET", "/authorizations")["authorizations"]
         ours = next((each for each in known if each.get("token") == self._token), None)
@@ -208,11 +209,18 @@ def call(
     headers: Mapping[str, str],
     body: object = None,
 ) -> Any:
-    """Call a service's API with JSON; gives what it answers, None for nothing.
+    """Call the JSON API of a service.
+
+    Args:
+        service: name of the service, for errors.
+        body: value to send as JSON; None for no body.
+
+    Returns:
+        The decoded response; None if it is empty.
 
     Raises:
-        ConfigError: it refuses the call; says what it answered.
-        Transient: it does not answer, or is not ready.
+        ConfigError: the service refuses the request; the text has its response.
+        Transient: the service is unavailable, or not ready.
     """
     sent = {**headers, "Content-Type": "application/json"}
     data = None if body is None else json.dumps(body).encode()

@@ -1,4 +1,4 @@
-"""``meshtasks init``: a directory with everything that a mesh needs."""
+"""``meshtasks init``: write the files that a mesh needs into a directory."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ from meshtasks.config.private_files import (
 )
 from meshtasks.config.settings import ENV_FILE, Settings, env_file_values, load_settings
 
-#: Beside the shipped configuration, in the package as in a clone.
+#: Path beside the shipped configuration, both in the package and in a clone.
 COMPOSE_FILE = SHIPPED_CONFIG.with_name("docker-compose.yml")
 
-#: What was written, by path: SHA-256.
+#: File with the SHA-256 of each written file, by path.
 _MEMORY = Path(".mesh/written.json")
-#: Other accounts read it, those of containers too, whatever the umask is.
+#: Modes that do not depend on the umask; accounts of containers read these files.
 _SHARED_FILE, _SHARED_DIRECTORY = 0o644, 0o755
-#: Passwords of what runs without containers; the stores there have their own.
+#: Passwords needed without containers.
 _OWN_SECRETS = ("MESH_FLOWER_PASSWORD", "MESH_SECRETS__N8N")
-#: Profiles of docker-compose.yml of which one is needed.
+#: Profiles of docker-compose.yml, one of which is needed.
 _SIZES = {"full", "light"}
 
 EPILOG = (
@@ -238,7 +238,7 @@ def _ask_for_systemd(
 
 
 def _write(scaffold: Scaffold, found: Answers, *, systemd: bool, user: bool) -> None:
-    """Write everything into the current directory."""
+    """Write all files into the current directory."""
     for path, content in shipped_files():
         scaffold.write(path, content)
     answers = {name: quoted(value) for name, value in found.values.items()}
@@ -260,7 +260,7 @@ def _write(scaffold: Scaffold, found: Answers, *, systemd: bool, user: bool) -> 
 
 
 def _written_to(settings: Settings) -> Iterator[Path]:
-    """Directories of the mesh's data that systemd does not make."""
+    """Directories for data of the mesh that systemd does not create."""
     scheme, _, place = settings.env.archive_url.partition("://")
     places = [settings.env.state_dir, *([Path(place)] if scheme == "file" else [])]
     for path in dict.fromkeys(place.absolute() for place in places):
@@ -269,10 +269,10 @@ def _written_to(settings: Settings) -> Iterator[Path]:
 
 
 def _steps_of_docker(known: Mapping[str, str]) -> Iterator[str]:
-    """Commands for the directory with docker-compose.yml.
+    """The next commands to run in the directory with docker-compose.yml.
 
     Args:
-        known: the variables of .env.
+        known: the variables in .env.
     """
     if not Path("Dockerfile").exists():
         yield "  # MESH_IMAGE in .env names the mesh's image; to make it, in a clone:"
@@ -294,34 +294,37 @@ def _report(scaffold: Scaffold, found: Answers) -> None:
 
 
 class Scaffold:
-    """Writes files below the current directory, and keeps account of them.
+    """Writes files below the current directory, and records their hashes.
 
-    What was written is remembered by its hash, so that after an upgrade a file that
-    nobody has changed is replaced by the new version's.
+    So after an upgrade, files that nobody has changed are replaced by new versions.
+
+    Args:
+        replace: whether to replace files that somebody has changed, too.
 
     Attributes:
-        written: how many are new, or were replaced.
-        kept: those that somebody has changed.
-        same: how many are as they would be written.
+        written: number of new or replaced files.
+        kept: files that somebody has changed, and that were kept.
+        same: number of files that are up to date.
     """
 
     def __init__(self, *, replace: bool) -> None:
-        """Args: replace: also files that somebody has changed."""
+        """Read the hashes of the last run."""
         self._replace = replace
         self._hashes: dict[str, str] = {}
         if _MEMORY.is_file():
-            with suppress(ValueError):  # cut short by a full disk: all files are kept
+            # A full disk may have truncated the file; then all files are kept.
+            with suppress(ValueError):
                 self._hashes = dict(json.loads(_MEMORY.read_bytes()))
         self.written = self.same = 0
         self.kept: list[Path] = []
 
     def write(self, path: Path, content: bytes) -> None:
-        """Write a file, if there is none or it may be replaced.
+        """Write a file, unless somebody has changed it.
 
         Raises:
-            OSError: it cannot be written; names the file.
+            OSError: the file cannot be written; the error names it.
         """
-        place = Path(os.path.realpath(path))  # a symbolic link stays one
+        place = Path(os.path.realpath(path))  # symbolic links are kept
         found = place.read_bytes() if place.exists() else None
         if found == content:
             self.same += 1
@@ -338,10 +341,10 @@ class Scaffold:
         self.written += 1
 
     def remember(self) -> None:
-        """Keep the hashes for the next time.
+        """Store the hashes for the next run.
 
         Raises:
-            OSError: they cannot be written.
+            OSError: the file of hashes cannot be written.
         """
         make_private_directory(_MEMORY.parent)
         replace_private(_MEMORY, json.dumps(self._hashes, indent=1))
@@ -353,11 +356,12 @@ def _hash(content: bytes) -> str:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory with its parents, whatever the umask; one that is there keeps
-    its mode.
+    """Create a directory and its parents with a mode that ignores the umask.
+
+    Existing directories keep their mode.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the directory cannot be created.
     """
     if path.is_dir():
         return
@@ -367,10 +371,12 @@ def make_directory(path: Path) -> None:
 
 
 def give_to_owner(*paths: Path) -> None:
-    """What root makes in somebody's directory is theirs, with the directories between.
+    """Give files to the owner of the current directory, if root has created them.
+
+    The directories between are included.
 
     Raises:
-        OSError: a file system has no owners.
+        OSError: the file system does not support owners.
     """
     if os.geteuid() != 0:
         return
@@ -381,7 +387,7 @@ def give_to_owner(*paths: Path) -> None:
 
 
 def shipped_files() -> Iterator[tuple[Path, bytes]]:
-    """What the package ships in config/, as paths below the current directory."""
+    """Paths of the shipped files of config/, relative to the current directory."""
     for path in sorted(SHIPPED_CONFIG.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
             yield Path("config", path.relative_to(SHIPPED_CONFIG)), path.read_bytes()

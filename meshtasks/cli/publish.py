@@ -1,4 +1,4 @@
-"""``meshtasks publish``: put messages on an exchange, confirmed."""
+"""``meshtasks publish``: publish messages to an exchange, with confirms."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def publish(
         elif from_stdin:
             _publish_lines(job, sys.stdin.buffer, array)
         else:
-            body = os.fsencode(document)  # the very bytes of the command line
+            body = os.fsencode(document)  # the exact bytes of the command line
             if fault := _json_fault(body):
                 fail(f"not JSON: {fault}. Nothing was published.", os.EX_DATAERR)
             job.send([body])
@@ -158,7 +158,7 @@ def _packed(waiting: Sequence[tuple[int, bytes]], array: int) -> list[bytes]:
 
 
 def _json_fault(body: bytes) -> str | None:
-    """What keeps a body from being JSON; None when it is JSON."""
+    """Why a body is not JSON; None if it is JSON."""
     try:
         from_json(body, allow_inf_nan=False)
     except ValueError as error:
@@ -178,8 +178,10 @@ def _headers(pairs: Sequence[str]) -> dict[str, object]:
 
 
 def _lines_as_they_come(source: BinaryIO) -> Iterator[list[bytes]]:
-    """The lines that are there already, again and again: a fast source is read
-    in large parts, and a slow one's line is not kept waiting for the next."""
+    """Yield the lines that are available, without waiting for more.
+
+    A fast source is read in large parts, and a line of a slow one is published at once.
+    """
     rest = b""
     read: Any = getattr(source, "read1", source.read)
     while part := read(_READ_BYTES):
@@ -191,14 +193,14 @@ def _lines_as_they_come(source: BinaryIO) -> Iterator[list[bytes]]:
 
 
 def _size_bytes(source: BinaryIO) -> int | None:
-    """Length of a file; None for a pipe or terminal, which has no known end."""
+    """Size of a file; None for a pipe or terminal."""
     status = os.fstat(source.fileno())
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where to, and what the configuration knows of that."""
+    """Where to publish, and the headers to set."""
 
     exchange: str
     routing_key: str
@@ -206,7 +208,7 @@ class Route:
     settings: Settings
 
     def message(self, body: bytes) -> Outgoing:
-        """A message with this body, by this route."""
+        """Make a message with this body."""
         return Outgoing(
             self.exchange,
             self.routing_key,
@@ -217,9 +219,9 @@ class Route:
         )
 
     def unbound(self) -> str | None:
-        """That no binding matches such a message, and what to do; None if one does.
+        """Text for the case that no binding matches; None if one does.
 
-        Its exchange then hands it to the dead letters, and the broker confirms it.
+        The broker confirms such a message, and routes it to the dead-letter queue.
         """
         topology = self._topology()
         if topology is None:
@@ -241,7 +243,7 @@ class Route:
         )
 
     def hint(self) -> str:
-        """The bindings of the exchange, as configured."""
+        """Text about the configured bindings of the exchange."""
         topology = self._topology()
         if topology is None:
             return "Is the routing key right?"
@@ -261,8 +263,7 @@ class Route:
         return "\n".join([head, *(lines or ["  (none)"])])
 
     def _topology(self) -> Topology | None:
-        """None where the command runs without the mesh's configuration, which it
-        needs for advice alone."""
+        """The topology; None without a valid configuration, which only hints need."""
         try:
             return self.settings.read(TOPOLOGY)
         except ConfigError:
@@ -270,11 +271,16 @@ class Route:
 
 
 class Job:
-    """The batches of one command, and how many messages were confirmed."""
+    """Publishes the batches of one command.
+
+    Attributes:
+        confirmed: number of confirmed messages.
+        unbound: warning if no binding matches, else None.
+    """
 
     def __init__(self, route: Route, patience_seconds: float) -> None:
         self.confirmed = 0
-        #: Where to go on with the lines of standard input.
+        #: Number of the first line of standard input that is not confirmed.
         self.next_line: int | None = None
         self._route = route
         self._patience_seconds = patience_seconds
@@ -283,7 +289,7 @@ class Job:
         self._publisher = Publisher(url)
         try:
             with connected(url):
-                pass  # who cannot connect is told why before any input is read
+                pass  # report a failed connection before reading any input
         except Transient as error:
             fail(
                 f"{error}. Nothing was published. Is it running, and is "
@@ -296,13 +302,13 @@ class Job:
 
     @property
     def done(self) -> str:
-        """What was achieved, as a sentence."""
+        """Text with the number of confirmed messages."""
         noun = "message" if self.confirmed == 1 else "messages"
         return f"{self.confirmed} {noun} confirmed"
 
     @property
     def rest(self) -> str:
-        """What was achieved, and how to go on."""
+        """The same, and how to continue after a failure."""
         if self.next_line is None:
             return f"{self.done}."
         return (
@@ -314,7 +320,7 @@ class Job:
         """Publish messages and wait for their confirms.
 
         Raises:
-            typer.Exit: they are not stored; the reason was printed.
+            typer.Exit: the messages are not confirmed; the reason is printed.
         """
         messages = [self._route.message(body) for body in bodies]
         deadline = time.monotonic() + self._patience_seconds

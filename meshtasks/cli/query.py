@@ -1,4 +1,4 @@
-"""``meshtasks query``: ask the analytics dataset and the archive in SQL."""
+"""``meshtasks query``: query the dataset and the archive in SQL."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def query(
 def _run(
     sql: str, since: date | None, *, as_csv: bool, as_json: bool, plot: Path | None
 ) -> None:
-    # loaded here: nothing else of the console script needs DuckDB
+    # Imported here, because only few commands need DuckDB.
     from meshtasks.flows.analytics.database import (  # noqa: PLC0415
         QueryFailed,
         check_reads,
@@ -120,7 +120,7 @@ def _run(
                         try:
                             write(found, sys.stdout)
                         except QueryFailed as error:
-                            if found.begun:  # it cannot be begun anew
+                            if found.begun:  # output was written
                                 fail(str(error), os.EX_DATAERR)
                             raise
                     elif plot is not None:
@@ -140,10 +140,10 @@ def _run(
 
 
 def _interruptible(work: Callable[[], None], interrupt: Callable[[], None]) -> None:
-    """Do the work in a thread, so that Ctrl-C works while DuckDB computes.
+    """Run the work in a thread, so that Ctrl-C works while DuckDB computes.
 
     Raises:
-        KeyboardInterrupt: once the work has been interrupted.
+        KeyboardInterrupt: the work was interrupted.
     """
     result: Future[None] = Future()
 
@@ -160,7 +160,7 @@ def _interruptible(work: Callable[[], None], interrupt: Callable[[], None]) -> N
         working.start()
         result.result()
     except KeyboardInterrupt:
-        while working.is_alive():  # it may be between two computations
+        while working.is_alive():  # an interrupt between two computations has no effect
             interrupt()
             working.join(0.1)
         raise

@@ -1,4 +1,4 @@
-"""``meshtasks report``: the house on one page."""
+"""``meshtasks report``: an HTML page about the house and the mesh."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ _WIDTH = 560
 _CURVE_HEIGHT = 160
 _GROWTH_HEIGHT = 200
 
-#: Colour, as a slot, and least height of the chart of each kind.
+#: By kind: number of the colour, and smallest range of values of the chart.
 _KINDS = {"temperature": (8, 4.0), "humidity": (1, 10.0)}
 _OTHER_KIND = (5, 0.0)
 
-#: Rows of a table that a page shows.
+#: Most rows in a table of the page.
 _ALERTS = 40
 _REASONS = 30
 
-#: A sensor without readings for so long is silent.
+#: A sensor without readings for longer is silent.
 _SILENT = timedelta(hours=3)
 
 
@@ -68,7 +68,7 @@ def report(
     bad configuration, or the extra "analytics" is not installed.
     """
     require("analytics", "`meshtasks report`")
-    # loaded here: nothing else of the console script needs DuckDB
+    # Imported here, because only few commands need DuckDB.
     from meshtasks.flows.analytics.database import (  # noqa: PLC0415
         opened,
         passing_over_damaged,
@@ -95,8 +95,13 @@ def report(
 
 
 def dead_letters_in(url: str, queue: str) -> WaitingDeadLetters | str:
-    """What the dead-letter queue holds, which is left as it is; without a broker, why
-    nothing is known: the rest of the report does not need it.
+    """The dead letters in the queue, which stay there.
+
+    If the broker is unavailable, the reason as text: the rest of the report does not
+    need the broker.
+
+    Raises:
+        KeyboardInterrupt: a signal interrupted it.
     """
     try:
         with stopping_on_signals() as stopping:
@@ -109,7 +114,11 @@ def dead_letters_in(url: str, queue: str) -> WaitingDeadLetters | str:
 
 
 def page(facts: ReportFacts, dead_letters: WaitingDeadLetters | str) -> str:
-    """The whole page; of dead letters, why nothing is known if that is so."""
+    """The HTML page.
+
+    Args:
+        dead_letters: the dead letters, or the reason why they are unknown.
+    """
     from meshtasks.observation.drawing import svg  # noqa: PLC0415 - matplotlib
 
     environment = jinja2.Environment(
@@ -157,7 +166,7 @@ def curve_chart(room: str, curve: Curve, period: Period) -> Chart:
 
 
 def growth_chart(bytes_by_day: dict[date, int]) -> Chart:
-    """What each day has added to the archive."""
+    """The chart of the bytes archived each day."""
     largest = max(bytes_by_day.values(), default=0)
     unit, factor = ("MB", 1e6) if largest >= 1e6 else ("kB", 1e3)  # noqa: PLR2004
     series = Series("", tuple(size / factor for size in bytes_by_day.values()))
@@ -166,7 +175,7 @@ def growth_chart(bytes_by_day: dict[date, int]) -> Chart:
 
 
 def _axis(period: Period) -> Sequence[Tick]:
-    """Marks of the alerts' timeline, in percent of its width."""
+    """Ticks of the timeline of alerts; positions are percent of its width."""
     from meshtasks.observation.drawing import Tick, time_ticks  # noqa: PLC0415
 
     start, end = period.start.timestamp(), period.end.timestamp()
@@ -178,7 +187,7 @@ def _axis(period: Period) -> Sequence[Tick]:
 
 
 def _latest(curve: Curve) -> float:
-    """The last mean; a curve has one."""
+    """The latest mean of a curve; every curve has at least one."""
     return next(mean for mean in reversed(curve.means) if mean is not None)
 
 
@@ -191,5 +200,5 @@ def _day(day: date) -> str:
 
 
 def _spoken(name: str) -> str:
-    """A name as people write it: ``living room`` for ``living_room``."""
+    """A name for people: ``living room`` for ``living_room``."""
     return name.replace("_", " ")

@@ -1,5 +1,4 @@
-"""``meshtasks secrets``: passwords for ``docker compose``, made once and kept until
-they are to change."""
+"""``meshtasks secrets``: passwords for ``docker compose``, generated once and kept."""
 
 from __future__ import annotations
 
@@ -41,14 +40,15 @@ from meshtasks.errors import ConfigError, Transient
 
 VHOST = "mesh"
 
-#: docker-compose.yml mounts it. Its directory holds nothing else.
+#: Definitions of the broker, which docker-compose.yml mounts.
 DEFINITIONS = Path(".mesh/compose/rabbitmq.json")
-#: It mounts this, too; a clone that was made with umask 077 hides it from containers.
+#: Directory that it mounts, too. In a clone made with umask 077, containers cannot read
+#: it.
 CONFIG = Path("config")
-#: It becomes part of the account's name and of a variable's.
+#: Name of a device; part of the name of an account and of a variable.
 _DEVICE_NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 
-#: What the services of docker-compose.yml ask for beside the accounts of the broker.
+#: Secrets of the services of docker-compose.yml, except accounts of the broker.
 STACK_SECRETS = (
     "INFLUX_ADMIN_TOKEN",
     "INFLUX_ADMIN_PASSWORD",
@@ -64,21 +64,22 @@ STACK_SECRETS = (
     "MESH_SECRETS__N8N",
 )
 
-#: Garage takes secrets in hexadecimal, of so many bytes.
+#: Secrets that Garage requires in hexadecimal, with their length in bytes.
 _HEX_BYTES = {"MESH_MINIO_SECRET_KEY": 32, "GARAGE_RPC_SECRET": 32}
 
-#: What the services keep themselves; their environment counts at their first start.
+#: Secrets that services store themselves; they read their environment only at their
+#: first start.
 _ELSEWHERE = frozenset(
     {"INFLUX_ADMIN_TOKEN", "INFLUX_ADMIN_PASSWORD", "GRAFANA_ADMIN_PASSWORD"}
 )
 
-#: Of the archive's store, which knows them as one.
+#: The two parts of the key of the archive's store, which change together.
 _KEY = frozenset({"MESH_MINIO_ACCESS_KEY", "MESH_MINIO_SECRET_KEY"})
-#: What cannot be had anew, and why.
+#: Secrets that cannot be changed, and why.
 _KEPT = {
     "N8N_ENCRYPTION_KEY": "n8n could not read the credentials that it keeps any more",
 }
-#: ``name:scopes:token``; names and scopes are a person's.
+#: An entry ``name:scopes:token``; the group is name and scopes, which users choose.
 _API_TOKEN = re.compile(r"([^\s,:]+:[^\s,:]+:)[^\s,]+")
 
 _HEAD = """\
@@ -89,7 +90,13 @@ _HEAD = """\
 
 
 class Made(NamedTuple):
-    """What :func:`make_secrets` did: secrets made and kept, accounts of the broker."""
+    """The result of :func:`make_secrets`.
+
+    Attributes:
+        new: number of new secrets.
+        kept: number of secrets that were kept.
+        accounts: number of accounts of the broker.
+    """
 
     new: int
     kept: int
@@ -144,7 +151,7 @@ def secrets(
     """
     topology = load_settings().read(TOPOLOGY)
     settings = stack_settings(env_file)
-    # A password that is made only now is not known to any broker that runs.
+    # Read them before new ones are made, which a running broker does not know.
     before = env_file_values(env_file)
     chosen = _chosen(rotate or (), before)
     made = make_secrets(topology, STACK_SECRETS, env_file, definitions, device or ())
@@ -159,7 +166,7 @@ def secrets(
     known = env_file_values(env_file)
     new = {name: _replacement(name, known[name]) for name in chosen - _ELSEWHERE}
     accounts = _accounts(topology, known | new, _devices_in(known))
-    # The broker first: if it refuses, its passwords are still those of the files.
+    # The broker first: if it refuses, the passwords in the files are still valid.
     said = _give_to_broker(accounts, definitions, before, management_url)
     say(f"broker: {said}")
     if new:
@@ -182,9 +189,13 @@ def secrets(
 
 
 def _chosen(names: Iterable[str], known: Mapping[str, str]) -> set[str]:
-    """The variables that are to have new values."""
+    """The variables that get a new value.
+
+    Raises:
+        typer.Exit: a name is not that of a secret, or its secret cannot be changed.
+    """
     ours = {*STACK_SECRETS, "MESH_API_TOKENS"} - _KEPT.keys()
-    if known.get("MESH_MINIO_ENDPOINT"):  # somebody else's store made the key
+    if known.get("MESH_MINIO_ENDPOINT"):  # the key belongs to an external store
         ours -= _KEY
     possible = {
         name for name in known if name in ours or name.startswith(variable_of(""))
@@ -203,7 +214,7 @@ def _chosen(names: Iterable[str], known: Mapping[str, str]) -> set[str]:
 def _rotate_elsewhere(
     env_file: Path, chosen: Iterable[str], influx_url: str, grafana_url: str
 ) -> None:
-    """Change what the services keep themselves, one after the other."""
+    """Change the secrets that services store themselves, one after the other."""
     for name in sorted(_ELSEWHERE.intersection(chosen)):
         known = env_file_values(env_file)
         new, forget = _new(), None
@@ -215,7 +226,7 @@ def _rotate_elsewhere(
             new, forget = InfluxOwner(influx_url, known[name]).another_token()
         _replace_values(env_file, {name: new})
         if forget is not None:
-            forget()  # once the new one is on disk
+            forget()  # after the new one is on disk
 
 
 def _give_to_broker(
@@ -224,15 +235,18 @@ def _give_to_broker(
     known: Mapping[str, str],
     management_url: str | None,
 ) -> str:
-    """Give the broker of docker-compose.yml the accounts now, if it runs; says how that
-    went.
+    """Update the accounts of the broker of docker-compose.yml, if it is running.
 
     Args:
-        definitions: the file that it loads when it starts.
-        known: passwords that it may have.
+        accounts: definitions of the broker with the accounts.
+        definitions: file that the broker loads when it starts.
+        known: passwords that the broker may have now.
+
+    Returns:
+        Text about the result.
 
     Raises:
-        ConfigError: it refuses ours.
+        ConfigError: the broker refuses the known passwords.
     """
     password, url = known.get(variable_of(ADMIN)), known.get("MESH_BROKER_URL")
     if password is None or url is None:
@@ -263,17 +277,17 @@ def make_secrets(
     definitions: Path = DEFINITIONS,
     new_devices: Iterable[str] = (),
 ) -> Made:
-    """Add what is missing to the file of the passwords, and write the definitions.
+    """Add missing passwords to .env, and write the definitions of the broker.
 
     Args:
-        topology: of the mesh; the accounts may do what it asks for.
-        names: of the variables beside the accounts' that get a new password.
-        env_file: what it has is kept.
-        definitions: for the broker to load.
+        topology: topology of the mesh, which determines the permissions of accounts.
+        names: variables that need a password, except those of accounts.
+        env_file: file of the variables; existing values are kept.
+        definitions: file that the broker loads.
         new_devices: see :func:`secrets`.
 
     Raises:
-        typer.Exit: a name of a device is none.
+        typer.Exit: the name of a device is invalid.
         OSError: a file cannot be written.
     """
     known = env_file_values(env_file)
@@ -292,44 +306,47 @@ def make_secrets(
 def _write_definitions(definitions: Path, accounts: Mapping[str, Any]) -> None:
     make_private_directory(definitions.parent)
     if definitions == DEFINITIONS:
-        tighten(definitions.parent)  # one that is named may be shared
-    # In place: a container's mount of a single file shows another one only when it is
-    # made again.
+        tighten(definitions.parent)  # a directory that the user named may be shared
+    # Write in place: a container that mounts a single file would not see a new one
+    # before it is recreated.
     text = json.dumps(accounts, indent=2)
     definitions.write_text(text + "\n", encoding="utf-8")
-    # The broker's container reads it under another uid, through a bind mount that
-    # Docker makes as root. So the directory keeps the hashes from others, not the file.
+    # The container of the broker reads the file with another uid, through a bind mount
+    # that Docker makes as root. So the directory protects the hashes, not the file.
     definitions.chmod(0o644)
 
 
 def _accounts(
     topology: Topology, values: Mapping[str, str], devices: Iterable[str]
 ) -> dict[str, Any]:
-    """The broker's definitions, with the passwords of these variables."""
+    """The definitions of the broker, with the passwords of these variables."""
     names = sorted(devices)
     passwords = {role: values[variable_of(role)] for role in rights_of(topology, names)}
     return definitions_with_accounts(topology, VHOST, passwords, names)
 
 
 def stack_settings(env_file: Path) -> dict[str, str]:
-    """What docker-compose.yml beside the file asks for and is no secret.
+    """Variables for docker-compose.yml beside ``env_file`` that are not secret.
 
-    Without a clone there is nothing to make the image from: it is taken as it is
-    there, or from where MESH_IMAGE says. MQTT without TLS is for this machine alone,
-    but where devices had passwords before there was any TLS.
+    Without a clone the image cannot be built, so it is used or pulled (MESH_IMAGE).
+    MQTT without TLS is only for this machine, except in installations that had
+    passwords for devices before TLS was introduced.
     """
     settings = {"COMPOSE_PROFILES": "full", "MESH_MQTT_ADDRESS": "127.0.0.1"}
     if variable_of("devices") in env_file_values(env_file):
-        settings["MESH_MQTT_ADDRESS"] = "0.0.0.0"  # noqa: S104 - as it was
+        settings["MESH_MQTT_ADDRESS"] = "0.0.0.0"  # noqa: S104 - as before TLS
     if not env_file.with_name("Dockerfile").exists():
         settings["MESH_PULL_POLICY"] = "missing"
     return settings
 
 
 def add_missing(env_file: Path, wanted: Mapping[str, str]) -> int:
-    """Add variables that the file does not have yet; how many were added.
+    """Add variables that the file does not contain yet.
 
-    Only its owner may read the file afterwards. Nothing that is in it is changed.
+    Existing lines are not changed. Only the owner may read the file afterwards.
+
+    Returns:
+        Number of added variables.
     """
     known = env_file_values(env_file)
     missing = {name: value for name, value in wanted.items() if name not in known}
@@ -338,7 +355,7 @@ def add_missing(env_file: Path, wanted: Mapping[str, str]) -> int:
         before = file.read()
         lines = [] if before else [_HEAD]
         if before and not before.endswith(b"\n"):
-            lines.append("\n")  # a hand-edited last line may lack its end
+            lines.append("\n")  # an edited last line may have no line break
         lines += [f"{name}={value}\n" for name, value in missing.items()]
         file.write("".join(lines).encode())
     return len(missing)
@@ -347,13 +364,13 @@ def add_missing(env_file: Path, wanted: Mapping[str, str]) -> int:
 def _wanted(
     roles: list[str], known: Mapping[str, str], names: Iterable[str]
 ) -> dict[str, str]:
-    """Every variable with a new value."""
+    """A new value for every variable that is needed."""
     made = {variable_of(role): _new() for role in roles}
     operator = known.get(variable_of("operator"), made[variable_of("operator")])
     if "INFLUX_ADMIN_TOKEN" in names and (token := known.get("MESH_INFLUX_TOKEN")):
-        made["INFLUX_ADMIN_TOKEN"] = token  # as it was called while there was one token
+        made["INFLUX_ADMIN_TOKEN"] = token  # from versions with only one token
     return {
-        # What is run on this machine, outside of any container.
+        # For programs on this machine, outside of containers.
         "MESH_BROKER_URL": f"amqp://operator:{operator}@127.0.0.1:5672/{VHOST}",
         "MESH_FLOWER_USER": "mesh",
         "MESH_API_TOKENS": f"n8n:publish+trigger:{_new()},owner:operate:{_new()}",
@@ -363,7 +380,7 @@ def _wanted(
 
 
 def _devices_in(known: Mapping[str, str]) -> list[str]:
-    """Names of the devices whose passwords were made before."""
+    """Names of the devices that have a password."""
     prefix = variable_of(DEVICE_PREFIX)
     return [
         name.removeprefix(prefix).lower() for name in known if name.startswith(prefix)
@@ -371,38 +388,38 @@ def _devices_in(known: Mapping[str, str]) -> list[str]:
 
 
 def variable_of(role: str) -> str:
-    """The variable that has the password of a role's account."""
+    """The variable with the password of a role's account."""
     return f"MESH_BROKER_PASSWORD_{role.upper()}"
 
 
 def _new(name: str = "") -> str:
-    """A secret of the form that the variable needs."""
+    """A new secret in the format that the variable requires."""
     if name == "MESH_MINIO_ACCESS_KEY":
-        return f"GK{random.token_hex(12)}"  # as Garage makes them
+        return f"GK{random.token_hex(12)}"  # the format of Garage's keys
     if size := _HEX_BYTES.get(name):
         return random.token_hex(size)
     return random.token_urlsafe(24)
 
 
 def _replacement(variable: str, value: str) -> str:
-    """The new value of a variable; of the gateway's tokens, names and scopes stay."""
+    """A new value of a variable; the gateway's tokens keep their names and scopes."""
     if variable == "MESH_API_TOKENS":
         return _API_TOKEN.sub(lambda found: found[1] + _new(), value)
     return _new(variable)
 
 
 def _replace_values(env_file: Path, values: Mapping[str, str]) -> None:
-    """Write new values into a file such as ``.env``; all else in it stays as it is.
+    """Replace values in a file such as ``.env``; everything else is unchanged.
 
     Raises:
-        OSError: it cannot be written; it is as it was.
+        OSError: the file cannot be written, and is unchanged.
     """
     text = env_file.read_text(encoding="utf-8")
     parts = []
     for binding in parse_stream(io.StringIO(text)):
         original = binding.original.string
         if binding.key is not None and binding.key in values:
-            # blank lines before an assignment belong to it
+            # The parser counts blank lines before an assignment as part of it.
             before = original[: len(original) - len(original.lstrip())]
             exported = "export " if original.lstrip().startswith("export") else ""
             original = f"{before}{exported}{binding.key}={values[binding.key]}\n"
@@ -411,7 +428,7 @@ def _replace_values(env_file: Path, values: Mapping[str, str]) -> None:
 
 
 def as_account(broker_url: str, account: str, password: str) -> str:
-    """An AMQP URL, or those of a cluster's nodes, with another account."""
+    """Replace the account in an AMQP URL, or in those of a cluster's nodes."""
     login = f"{quote(account, safe='')}:{quote(password, safe='')}"
     return ";".join(
         (parts := urlsplit(url))
@@ -422,7 +439,7 @@ def as_account(broker_url: str, account: str, password: str) -> str:
 
 
 def _services_with(variables: Iterable[str], compose_file: Path) -> list[str]:
-    """The services of a compose file that are given one of these variables."""
+    """The services of a compose file that use one of these variables."""
     names = "|".join(map(re.escape, variables))
     if not names or not compose_file.is_file():
         return []
@@ -432,12 +449,13 @@ def _services_with(variables: Iterable[str], compose_file: Path) -> list[str]:
 
 
 def _change_grafana_password(url: str, old: str, new: str) -> None:
-    """Change the password of Grafana's administrator, by its own API (``PUT
-    /api/user/password``): its environment counts at its very first start only.
+    """Change the password of Grafana's administrator with ``PUT /api/user/password``.
+
+    Grafana reads the password in its environment only at its first start.
 
     Raises:
-        ConfigError: Grafana refuses the old password, or it is not Grafana.
-        Transient: it does not answer.
+        ConfigError: Grafana refuses the old password, or the server is not Grafana.
+        Transient: Grafana is unavailable.
     """
     body = {"oldPassword": old, "newPassword": new, "confirmNew": new}
     login = make_headers(basic_auth=f"admin:{old}")

@@ -1,4 +1,4 @@
-"""``meshtasks sensors``: every sensor, its latest reading, and its gaps."""
+"""``meshtasks sensors``: all sensors with their latest reading and their gaps."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class SensorLine(NamedTuple):
     """A sensor in a list.
 
     Attributes:
-        sensor: what is known of it.
-        age_seconds: of the latest reading.
-        is_silent: for longer than usual.
-        gaps: of the last 24 hours.
-        refused: readings in the last 24 hours, by cause.
+        sensor: the sensor and its latest reading.
+        age_seconds: age of the latest reading.
+        is_silent: whether nothing has come for longer than usual.
+        gaps: gaps in the last 24 hours.
+        refused: number of faulty readings in the last 24 hours, by cause.
     """
 
     sensor: Sensor
@@ -44,11 +44,11 @@ class SensorLine(NamedTuple):
 
     @property
     def gap_seconds(self) -> float:
-        """How long its gaps were together."""
+        """Total length of the gaps."""
         return sum(gap.ends_at - gap.begins_at for gap in self.gaps)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data; times are epoch seconds."""
+        """The values for JSON; times are epoch seconds."""
         return {
             **self.sensor._asdict(),
             "age_seconds": self.age_seconds,
@@ -59,7 +59,7 @@ class SensorLine(NamedTuple):
 
     @property
     def state(self) -> str:
-        """What wants attention, in a few words."""
+        """Short text about what needs attention; empty if nothing does."""
         parts = ["silent"] if self.is_silent else []
         if self.gaps:
             number = len(self.gaps)
@@ -71,11 +71,11 @@ class SensorLine(NamedTuple):
 
 
 def sensor_lines(remembered: Remembered, now: float) -> list[SensorLine]:
-    """All sensors, by routing key.
+    """The lines of all sensors, by routing key.
 
     Args:
-        remembered: what the state has of the last 24 hours at least.
-        now: epoch seconds.
+        remembered: data of the state, of at least the last 24 hours.
+        now: current time in epoch seconds.
     """
     since = now - _DAY
     gaps = defaultdict[tuple[str, str], list[Gap]](list)
@@ -98,7 +98,7 @@ def sensor_lines(remembered: Remembered, now: float) -> list[SensorLine]:
     ]
 
 
-#: Of a table that goes to a file or a pipe.
+#: Width of a table that is written to a file or a pipe.
 _WIDTH_CHARS = 200
 
 

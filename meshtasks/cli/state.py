@@ -1,4 +1,4 @@
-"""``meshtasks state``: the database that remembers what workers share."""
+"""``meshtasks state``: upgrade, check, export and import the state."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _opened(location: StateLocation, old_file: str = "none") -> Iterator[Databas
 
 
 def _location() -> StateLocation:
-    """Where the state is, which is said."""
+    """The location of the state; it is printed, too."""
     env = load_settings().env
     tell_place(env, "state_url")
     return StateLocation.of(env)
@@ -94,7 +94,7 @@ def export(file: File) -> None:
     Example: meshtasks state export state.jsonl
     """
     location = _location()
-    count = -1  # the first line is none
+    count = -1  # the first line is a header
     with (
         _opened(location) as database,
         file_or_standard(file, "wb", os.EX_CANTCREAT) as out,

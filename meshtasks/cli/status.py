@@ -1,4 +1,4 @@
-"""``meshtasks status``: what a running mesh does, live or once."""
+"""``meshtasks status``: the state of a running mesh, live or once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from meshtasks.observation.collect import (
 from meshtasks.observation.dead_letters import waiting_dead_letters
 
 _REDRAW_SECONDS = 1.0
-#: Dead letters that are looked at; `meshtasks dlq list` looks at all.
+#: Most dead letters that are read; `meshtasks dlq list` reads all.
 _LETTERS = 10_000
 _GROUPS = 5
 _ONCE_SIZE = ConsoleDimensions(160, 100)
@@ -63,7 +63,7 @@ def status(
     settings = load_settings()
     console = Console()
     with connected(settings.env.amqp_url):
-        pass  # a broker that is away is an exit code, not a picture
+        pass  # an unavailable broker sets the exit code, and opens no live view
     address = management_url or settings.env.management_url or None
     with Collector(settings, management_url=address) as collector:
         if once or as_json or not console.is_terminal:
@@ -125,14 +125,14 @@ def _live(settings: Settings, collector: Collector, console: Console) -> None:
 
 
 def _dead_letters(settings: Settings, snapshot: Snapshot) -> list[dict[str, Any]]:
-    """The largest groups of those that wait."""
+    """The largest groups of dead letters in the queue."""
     name = snapshot.dead_letter_queue
     if not snapshot.dead_letters:
         return []
     try:
         waiting = waiting_dead_letters(settings.env.amqp_url, name, most=_LETTERS)
     except (QueueBusy, ConfigError):
-        return []  # somebody is at them: they are not lost, only not counted
+        return []  # another client holds them, so they cannot be counted now
     return [
         {
             "count": group.count,
@@ -145,7 +145,7 @@ def _dead_letters(settings: Settings, snapshot: Snapshot) -> list[dict[str, Any]
 
 
 def _dead_lines(snapshot: Snapshot, groups: list[dict[str, Any]]) -> list[str]:
-    """How many wait, and the largest groups of them."""
+    """Lines with the number of dead letters, and the largest groups."""
     waiting = snapshot.dead_letters
     return [f"{waiting:,} wait (meshtasks dlq list)"] * bool(waiting) + [
         f"{group['count']:,} in {group['queue'] or 'no queue'}: "
@@ -155,7 +155,7 @@ def _dead_lines(snapshot: Snapshot, groups: list[dict[str, Any]]) -> list[str]:
 
 
 def _alert_lines(settings: Settings) -> list[str]:
-    """The alerts that go on by this host's state; no line where it has none."""
+    """Lines about active alerts in the state; none if there is no state."""
     with closing(Sinks(settings)) as sinks:
         if not sinks[ALERT_STATE].exists():
             return []

@@ -1,4 +1,4 @@
-"""``meshtasks tap``: copies of the messages that pass the exchanges, as they pass."""
+"""``meshtasks tap``: show copies of messages as they are published."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from meshtasks.text import clip, did_you_mean
 from meshtasks.timing import Backoff
 
 _POLL_SECONDS = 0.5
-#: Of a line that goes to a file or a pipe.
+#: Width of a line that is written to a file or a pipe.
 _WIDTH_CHARS = 100_000
 
 
@@ -150,7 +150,7 @@ def _as_line(message: Message, at: float) -> None:
 
 def _for_people(
     pretty: bool,  # noqa: FBT001 - an option
-    with_headers: bool,  # noqa: FBT001 - likewise
+    with_headers: bool,  # noqa: FBT001 - an option
 ) -> Callable[[Message, float], None]:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH_CHARS
 

@@ -1,7 +1,7 @@
-"""What every command shares: output, failure, interruption, progress, times, and which
-place it looks at.
+"""Functions for all commands: output, failure, interruption, progress, times, and which
+services and directories are used.
 
-Text from outside never steers the terminal.
+Text from outside is escaped, so that it cannot control the terminal.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 
     from meshtasks.config.environment import Environment
 
-#: As shells count a program that a signal has ended: 128 and SIGINT, or SIGPIPE.
+#: Exit code after SIGINT, as shells report it: 128 + number of the signal.
 EXIT_INTERRUPTED = 130
-#: As typer ends with what is wrong in the command line.
+#: Exit code of wrong usage, as typer sets it.
 EXIT_USAGE = 2
+#: Exit code after SIGPIPE.
 _EXIT_BROKEN_PIPE = 141
-#: Of a write to a full disk, or to one that fails.
+#: Errors of writing to a full or faulty disk.
 _OF_OUTPUT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 ManagementUrl = Annotated[
@@ -54,7 +55,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def say(*texts: str, err: bool = False) -> None:
-    """Print each, a line or several, on standard output or standard error."""
+    """Print texts, each followed by a line break; secrets are masked.
+
+    Args:
+        err: whether to print on standard error instead of standard output.
+    """
     for text in texts:
         typer.echo(masked(printable(text)), err=err)
 
@@ -63,7 +68,7 @@ def fail(message: str, exit_code: int) -> Never:
     """Print why the command failed, and end it.
 
     Raises:
-        typer.Exit: always.
+        typer.Exit: always, with this exit code.
     """
     say(f"meshtasks: {message}", err=True)
     raise typer.Exit(exit_code)
@@ -73,10 +78,15 @@ def fail(message: str, exit_code: int) -> Never:
 def file_or_standard(
     file: Path, mode: Literal["rb", "wb"], exit_code: int
 ) -> Iterator[BinaryIO]:
-    """A file, or for ``-`` standard input or output; what is written is private.
+    """Open a file, or for ``-`` standard input or output.
+
+    Only the owner may read a file that is written.
+
+    Args:
+        exit_code: exit code if this fails.
 
     Raises:
-        typer.Exit: the file cannot be read or written; says why.
+        typer.Exit: the file cannot be read or written; the reason is printed.
     """
     is_input = mode == "rb"
     if str(file) == "-":
@@ -93,23 +103,28 @@ def file_or_standard(
 
 
 def run(app: typer.Typer) -> None:
-    """Run a console script, on terminals of any width and encoding."""
-    # What a shell has closed (`>&-`) is None, and the next file would get its number.
+    """Run a console script, on terminals of any width and encoding.
+
+    Raises:
+        SystemExit: the command has ended.
+    """
+    # A stream that the shell has closed (`>&-`) is None. It is opened here, since
+    # otherwise the next opened file would get its descriptor.
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115
-    # A character that standard output lacks would end the command (Latin-1 has no
-    # arrow); it is escaped, as on standard error.
+    # Escape characters that the encoding of standard output lacks (Latin-1 has no
+    # arrow), as on standard error. They would end the command.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    # py-amqp warns of each message that was on its way when a channel was closed.
+    # py-amqp logs a warning for each message in transit when a channel is closed.
     logging.getLogger("amqp").setLevel(logging.ERROR)
     command = typer.main.get_command(app)
     reflow(command)
     try:
         command()
     except SystemExit as end:
-        # click raises it when the reader is gone (`… | head -1`)
+        # click exits after the reader of a pipe is gone (`… | head -1`).
         if isinstance(end.__context__, BrokenPipeError):
             sys.exit(_EXIT_BROKEN_PIPE)
         raise
@@ -117,27 +132,30 @@ def run(app: typer.Typer) -> None:
         if error.errno not in _OF_OUTPUT or error.filename is not None:
             raise
         say(f"meshtasks: the output cannot be written: {error.strerror}", err=True)
-        # what is left of it is not tried again, with a traceback, at the very end
+        # Discard the rest: flushing it at exit would fail with a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(os.EX_IOERR)
 
 
 def show_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback
-    """Print the version, and end.
+    """Print the version and end, if this is wanted.
 
     Raises:
-        typer.Exit: if it is wanted.
+        typer.Exit: the version was printed.
     """
     if wanted:
-        from importlib.metadata import version  # noqa: PLC0415 - imports e-mail
+        from importlib.metadata import version  # noqa: PLC0415 - imports email, slow
 
         say(f"meshtasks {version('meshtasks')}")
         raise typer.Exit
 
 
 def reflow(command: Any) -> None:
-    """Let help be as wide as the terminal: typer keeps the line breaks of a docstring
-    and adds its own, and calls a flag's type ``<bool>``."""
+    """Fit the help of a command and its subcommands to the width of the terminal.
+
+    typer keeps the line breaks of docstrings and adds its own, and shows the type
+    ``<bool>`` for flags; both are removed.
+    """
     for name in ("help", "epilog"):
         paragraphs = (getattr(command, name) or "").strip().split("\n\n")
         joined = "\n\n".join(" ".join(each.split()) for each in paragraphs)
@@ -151,7 +169,13 @@ def reflow(command: Any) -> None:
 
 @contextmanager
 def stopping_on_signals() -> Iterator[threading.Event]:
-    """An event that is set by SIGINT or SIGTERM; a second one ends the process."""
+    """Set an event at SIGINT or SIGTERM during the block.
+
+    A second signal has its usual effect.
+
+    Yields:
+        The event.
+    """
     stopping = threading.Event()
     before = {number: signal.getsignal(number) for number in _SIGNALS}
 
@@ -170,20 +194,30 @@ def stopping_on_signals() -> Iterator[threading.Event]:
 
 
 class Counting(NamedTuple):
-    """A progress bar for work that is counted."""
+    """A progress bar."""
 
     bar: Progress
     task: TaskID
 
     def update(self, done: int, total: int | None, note: str = "") -> None:
-        """Show how much is done, of how much if that is known; ``note`` stands beside
-        it."""
+        """Show the progress.
+
+        Args:
+            done: number of items that are done.
+            total: number of all items; None if unknown.
+            note: text beside the bar.
+        """
         self.bar.update(self.task, completed=done, total=total, note=note)
 
 
 @contextmanager
 def counting(what: str, *, shown: bool = True) -> Iterator[Counting]:
-    """A bar on standard error, if that is a terminal; gone when it ends."""
+    """Show a progress bar on standard error during the block, if it is a terminal.
+
+    Args:
+        what: label of the bar.
+        shown: false for no bar.
+    """
     from rich import progress  # noqa: PLC0415 - few commands show a bar
     from rich.console import Console  # noqa: PLC0415
 
@@ -203,11 +237,14 @@ def counting(what: str, *, shown: bool = True) -> Iterator[Counting]:
 
 
 def moment_of(text: str, now: float, option: str) -> float:
-    """Epoch seconds of what an option says; see
+    """Epoch seconds of the time in an option, see
     :func:`meshtasks.config.durations.moment_of`.
 
+    Args:
+        option: name of the option, for the error.
+
     Raises:
-        typer.BadParameter: it is no moment.
+        typer.BadParameter: the text is not a time.
     """
     from meshtasks.config import durations  # noqa: PLC0415 - pydantic
 
@@ -217,18 +254,18 @@ def moment_of(text: str, now: float, option: str) -> float:
         raise typer.BadParameter(str(error), param_hint=option) from error
 
 
-#: A place, by the field of the environment that names it.
+#: A service or directory, by the field of the environment that names it.
 Place = Literal["archive_url", "broker_url", "state_url"]
 
 
 def tell_place(env: Environment, *fields: Place) -> None:
-    """Say on standard error which places a command looks at, a line each.
+    """Print on standard error which services and directories a command uses.
 
-    Where docker-compose.yml is, and nothing else was named, the stack has places of
-    its own: then say how to look there.
+    If there is a docker-compose.yml and the variable is not set, the containers use
+    another one: then the line says how to run the command there.
 
     Args:
-        fields: that name the places.
+        fields: fields of the environment; a line is printed for each.
     """
     for field in fields:
         _tell(env, field)

@@ -1,4 +1,4 @@
-"""``meshtasks topology``: the topology in configuration and on the broker."""
+"""``meshtasks topology``: the topology in the configuration and on the broker."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def show(
     if as_mermaid:
         say(mermaid(topology))
     else:
-        # Rich would cut lines at 80 columns where there is no terminal.
+        # Without a terminal, Rich would wrap lines at 80 columns.
         width = None if sys.stdout.isatty() else 200
         Console(width=width, highlight=False).print(tree(topology))
 
@@ -180,7 +180,10 @@ _SYSTEM = "system"
 
 
 def tree(topology: Topology) -> Tree:
-    """Exchanges with their bindings, then queues; what is usual is said once."""
+    """The topology as a tree: exchanges with their bindings, then queues.
+
+    Properties that most entities share are shown once.
+    """
     usual = topology.defaults
     root = Tree("mesh")
     exchanges = root.add(f"exchanges [dim]{_alternate(usual.exchange)}[/]")
@@ -209,7 +212,7 @@ def tree(topology: Topology) -> Tree:
 
 
 def mermaid(topology: Topology) -> str:
-    """A flowchart in Mermaid's language, to paste into a Markdown page."""
+    """The topology as a Mermaid flowchart, for a Markdown page."""
     lines = ["flowchart LR"]
     for name, what in _exchanges(topology):
         lines.append(f'  {_id("x", name)}{{{{"{name}<br/>{what}"}}}}:::{_domain(name)}')
@@ -239,7 +242,7 @@ def _names(queues: Iterable[Queue | RetryQueue]) -> list[str]:
 
 
 def _other_ways(topology: Topology) -> Iterator[str]:
-    """Edges that are no bindings."""
+    """Edges of the flowchart that are not bindings."""
     for alternate in dict.fromkeys(each.alternate for each in topology.exchanges):
         if alternate:
             sources = (e.name for e in topology.exchanges if e.alternate == alternate)
@@ -255,7 +258,7 @@ def _other_ways(topology: Topology) -> Iterator[str]:
 
 
 def _exchanges(topology: Topology) -> Iterator[tuple[str, str]]:
-    """Name and description of the exchanges that bindings start at."""
+    """Names and descriptions of the exchanges that have bindings."""
     for exchange in topology.exchanges:
         yield exchange.name, exchange.type
     used = {binding.exchange for binding in topology.bindings}
@@ -294,10 +297,10 @@ def _coloured(name: str) -> str:
 
 
 def _id(kind: str, name: str) -> str:
-    """A node's id: letters, digits and underscores only."""
+    """Id of a node: only letters, digits and underscores."""
     return f"{kind}_{re.sub('[^0-9A-Za-z]', '_', name)}"
 
 
 def _quoted(key: str) -> str:
-    """A label; # would begin an entity of Mermaid's."""
+    """A label in quotes; # is escaped, as it begins an entity in Mermaid."""
     return '"' + (key or "any key").replace("#", "#35;") + '"'

@@ -1,7 +1,6 @@
-"""systemd units of the mesh's own processes, which are those of the Procfile, and what
-is left to do until they run.
+"""systemd units for the processes in the Procfile, and the next steps to start them.
 
-Syntax: systemd.unit(5), systemd.service(5) and, of the files with variables,
+Syntax: systemd.unit(5), systemd.service(5), and for files with variables
 ``EnvironmentFile=`` in systemd.exec(5).
 """
 
@@ -29,41 +28,43 @@ from meshtasks.config.extras import Extra, installed
 from meshtasks.config.private_files import replace_private
 from meshtasks.config.settings import env_file_values
 
-#: Beside the shipped configuration, in the package as in a clone.
+#: Path beside the shipped configuration, both in the package and in a clone.
 _PROCFILE = SHIPPED_CONFIG.with_name("Procfile")
-#: Where the files are written, below the directory of the mesh.
+#: Directory of the written files, relative to the directory of the mesh.
 UNITS = Path("systemd")
-#: What systemd makes for the account of the units (``StateDirectory=``).
+#: Directory that systemd creates for the account of the units (``StateDirectory=``).
 STATE_DIRECTORY = Path("/var/lib/meshtasks")
 
 _ROLES = {"gateway": "gateway", "flower": "monitor", "sensornet": "normaliser"}
 _HOMES = tuple(map(Path, ("/home", "/root", "/run/user")))
-#: A line of the Procfile, those included that are commented out.
+#: A line of the Procfile, even if it is commented out.
 _PROCESS = re.compile(
     r"^(?:# )?(?P<name>\w+): (?:MESH_METRICS_PORT=(?P<port>\d+) )?"
     r"""(?:FLOWER_BASIC_AUTH="[^"]*" )?exec (?P<command>.+)$""",
     re.MULTILINE,
 )
 _WORKER = ["meshtasks", "worker", "-n"]
-#: Runs the units in a directory of root's; systemd-sysusers makes it.
+#: Account of the units in a directory of root; systemd-sysusers creates it.
 _ACCOUNT = "mesh"
-#: What a process needs beside the core.
+#: Extra that a process needs.
 _EXTRAS: dict[str, Extra] = {
     "gateway": "gateway",
     "flower": "flower",
     "ai": "triton",
     "homeassistant": "homeassistant",
 }
-#: Who is told by the answers that there is something to do.
+#: Processes that are needed only if a variable has a value.
 _ASKED_FOR = {
     "ai": "MESH_TRITON_URL",
     "triton": "MESH_TRITON_URL",
     "homeassistant": "MESH_HASS_URL",
 }
-#: Targets have to be listed first in config/producers/prometheus.yaml.
+#: Processes that are not enabled at first: targets must be listed in
+#: config/producers/prometheus.yaml before.
 _NOT_YET = {"prometheus"}
-#: The worker for all queues, instead of one a group, and who has it.
+#: Name of the worker for all queues, which replaces one worker for each group.
 _FOR_ALL = "all"
+#: Machines with less memory run one worker for all queues.
 _SMALL_BYTES = 3 * 1024**3
 _OF_RABBITMQ = {
     "enabled_plugins": "enabled_plugins",
@@ -74,12 +75,12 @@ _OF_RABBITMQ = {
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A line of the Procfile.
+    """A process of the Procfile.
 
     Attributes:
-        name: of the process.
-        port: where a worker shows its metrics.
-        words: the command.
+        name: name of the process.
+        port: port of a worker's metrics.
+        words: words of the command.
     """
 
     name: str
@@ -88,24 +89,24 @@ class Process:
 
     @property
     def is_worker(self) -> bool:
-        """Whether it consumes a group of queues."""
+        """Whether the process is a worker."""
         return self.words[: len(_WORKER)] == _WORKER
 
     @property
     def role(self) -> str:
-        """Its account at the broker."""
+        """Role of the process, which selects its account at the broker."""
         usual = "worker" if self.is_worker else "producer"
         return _ROLES.get(self.name, usual)
 
     @property
     def unit(self) -> str:
-        """The unit that runs it."""
+        """Name of its unit."""
         prefix = "meshtasks-worker@" if self.is_worker else "meshtasks-"
         return f"{prefix}{self.name}.service"
 
 
 def processes() -> list[Process]:
-    """All of the Procfile but the simulated house."""
+    """The processes of the Procfile, except the simulator."""
     found = _PROCESS.finditer(_PROCFILE.read_text(encoding="utf-8"))
     return [
         Process(each["name"], each["port"], shlex.split(each["command"]))
@@ -117,11 +118,11 @@ def processes() -> list[Process]:
 def unit_files(
     account: str | None, writable: Iterable[Path]
 ) -> Iterator[tuple[Path, str]]:
-    """The units, their target, and a file of options for each group of queues.
+    """Yield path and content of the units, their target and files of options.
 
     Args:
-        account: that runs the units; None for those of a user's own systemd.
-        writable: directories beside :data:`STATE_DIRECTORY`.
+        account: account that runs the units; None for units of a user.
+        writable: directories that units may write to, besides :data:`STATE_DIRECTORY`.
     """
     directory = Path.cwd()
     loader = PackageLoader(__package__, "")
@@ -177,24 +178,24 @@ def unit_files(
 
 
 def refresh_roles(env_file: Path) -> None:
-    """Write the files of the roles again, if there are units here.
+    """Write the files of the roles again, if the current directory has units.
 
     Raises:
-        OSError: one cannot be written.
+        OSError: a file cannot be written.
     """
     if (UNITS / "worker.env").exists():
         write_roles(env_file_values(env_file))
 
 
 def write_roles(known: Mapping[str, str]) -> None:
-    """Write a file for each role: the broker's URL with its account, and what else
-    no other needs.
+    """Write a file for each role: the URL of the broker with the role's account, and
+    secrets that only this role needs.
 
     Args:
-        known: the variables of .env.
+        known: the variables in .env.
 
     Raises:
-        OSError: one cannot be written.
+        OSError: a file cannot be written.
     """
     url = known["MESH_BROKER_URL"]
     for role in sorted({process.role for process in processes()}):
@@ -203,7 +204,7 @@ def write_roles(known: Mapping[str, str]) -> None:
             "# Written by `meshtasks init` from .env; change it there.",
             f"MESH_BROKER_URL={variable_text(own)}",
         ]
-        if role == "gateway":  # its console sees and replays what no API may
+        if role == "gateway":  # its console needs more permissions than the API
             lines.append(f"MESH_CONSOLE_BROKER_URL={variable_text(url)}")
         if role == "monitor":
             login = f"{known['MESH_FLOWER_USER']}:{known['MESH_FLOWER_PASSWORD']}"
@@ -212,19 +213,19 @@ def write_roles(known: Mapping[str, str]) -> None:
 
 
 def _with_account(url: str, role: str, password: str) -> str:
-    """The URL for a role; a broker that has another account than ours keeps it."""
+    """The URL with the account of a role; unchanged if the user set another account."""
     if urlsplit(url).username != OPERATOR or not password:
         return url
     return as_account(url, role, password)
 
 
 def variable_text(value: str) -> str:
-    """A value as a file of variables has it for systemd, which expands nothing."""
+    """A value in quotes for a file of variables, so that systemd expands nothing."""
     return '"' + re.sub(r'(["\\`$])', r"\\\1", value) + '"'
 
 
 def _command(words: list[str]) -> str:
-    """A command of the Procfile, by the interpreter that runs this."""
+    """A command of the Procfile for a unit, with the current Python interpreter."""
     program, *arguments = words
     modules = {"celery": ["-m", "celery"], "meshtasks": ["-m", "meshtasks.cli"]}
     given = [*modules.get(program, []), *arguments]
@@ -236,7 +237,7 @@ def _python() -> str:
 
 
 def _word(text: str) -> str:
-    """A word of a line that is split into words."""
+    """A word of a command line, in quotes if necessary."""
     text = _specifiers(text)
     if re.fullmatch(r"[\w@%+=:,./-]+", text):
         return text
@@ -248,18 +249,18 @@ def _specifiers(text: str) -> str:
 
 
 def account() -> str:
-    """Whose directory it is; those of root are for an account of the mesh's own."""
+    """The account for the units: the owner of the directory; ``mesh`` if it is root."""
     uid = Path.cwd().stat().st_uid
     if uid == 0:
         return _ACCOUNT
     try:
         return pwd.getpwuid(uid).pw_name
-    except KeyError:  # a container may have no name for it
+    except KeyError:  # in a container, the uid may have no name
         return str(uid)
 
 
 def has_own_broker(values: Mapping[str, str]) -> bool:
-    """Whether the broker is the mesh's own, by the answers or the variables of .env."""
+    """Whether the broker is only for the mesh, by the answers or variables in .env."""
     url = values.get("MESH_BROKER_URL", "")
     return not url or "operator:" in url
 
@@ -270,11 +271,11 @@ def is_small() -> bool:
 
 
 def steps_of_systemd(values: Mapping[str, str], *, user: bool) -> Iterator[str]:
-    """Commands for the directory with the units.
+    """The next commands to run in the directory with the units.
 
     Args:
         values: the answers, by variable.
-        user: they are for the user's own systemd.
+        user: whether the units are for a user's systemd.
     """
     sudo = "" if os.geteuid() == 0 else "sudo "
     if has_own_broker(values):
@@ -323,6 +324,6 @@ def _is_wanted(process: Process, values: Mapping[str, str]) -> bool:
 
 
 def _lack(process: Process) -> Extra | None:
-    """The extra that a process needs and that is not installed."""
+    """The missing extra that a process needs; None if nothing is missing."""
     extra = _EXTRAS.get(process.name)
     return extra if extra and not installed(extra) else None

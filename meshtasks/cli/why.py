@@ -1,4 +1,4 @@
-"""``meshtasks why``: one answer, in sentences, to why a curve has a hole."""
+"""``meshtasks why``: why a curve has a gap."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from meshtasks.config.settings import load_settings
 from meshtasks.flows.loading import load_flows
 from meshtasks.observation.why import EXPLAINED, UNKNOWN, UNKNOWN_TIME, WELL, ask
 
-#: By the state of the answer.
+#: Exit codes by the state of the answer.
 _EXIT_CODES = {WELL: 0, EXPLAINED: 1, UNKNOWN_TIME: 3, UNKNOWN: 4}
 
 

@@ -1,4 +1,4 @@
-"""``meshtasks worker``: a worker, without the rest of Celery's command line."""
+"""``meshtasks worker``: a worker without the other commands of Celery."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import typer
 
 from meshtasks.errors import ConfigError
 
-#: All that is no option of ours is Celery's.
+#: All other options are passed to Celery.
 CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
