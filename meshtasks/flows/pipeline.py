@@ -1,4 +1,4 @@
-"""What handlers have in common: points, alerts, the archive."""
+"""Steps that handlers share: points, alerts, the archive."""
 
 from __future__ import annotations
 
@@ -46,16 +46,17 @@ from meshtasks.state.sensor_activity import BATTERY_LOW, Seen
 
 
 class Transformed(NamedTuple):
-    """A batch of readings or metrics as points.
+    """A batch of readings or metrics, transformed to points.
 
     Attributes:
-        indices: of the good records in the batch.
-        times: of each good record, epoch seconds.
-        lines: the point of each good record.
-        watched: the samples by routing key and series.
-        dead: index of each bad record → why.
-        are_readings: and :attr:`watched` has those of all sensors.
-        batteries: what was last said of each.
+        indices: for each point, the index of its record in the batch.
+        times: times of the points, epoch seconds.
+        lines: the points in line protocol.
+        watched: samples by routing key and series.
+        dead: reasons of bad records, by index in the batch.
+        are_readings: whether the records are readings, so that :attr:`watched` has the
+            samples of all sensors.
+        batteries: latest battery level of each device, by the start of its points.
     """
 
     indices: list[int]
@@ -67,10 +68,10 @@ class Transformed(NamedTuple):
     batteries: Mapping[str, Seen | None] = {}
 
     def seen(self, envelopes: Sequence[Envelope]) -> Iterator[Seen]:
-        """What the batch had of each sensor, or routing key.
+        """Activity of each sensor, or of each routing key if the records are metrics.
 
         Args:
-            envelopes: of its records.
+            envelopes: messages of the records in the batch.
         """
         if self.are_readings:
             return of_readings(self.watched)
@@ -84,11 +85,14 @@ def metric_points(
     rules: RuleBook,
     oldest_seconds: float = math.inf,
 ) -> Transformed:
-    """Write the points, and collect the samples that rules watch.
+    """Make points of metrics, and collect the samples that rules watch.
 
     Args:
-        rules: to find those that watch a field.
-        oldest_seconds: an older one is dead, unless its message may be old.
+        metrics: records of a batch.
+        envelopes: message of each record.
+        rules: gives the rules that watch a field.
+        oldest_seconds: a record that is older than this at its receipt is dead, unless
+            its message may be old.
     """
     batteries: dict[str, Seen | None] = {}
     result = Transformed([], [], [], [], {}, batteries=batteries)
@@ -149,13 +153,16 @@ ALERTS_EXCHANGE = "alerts"
 
 
 def store_points(batch: Batch[R], points: Transformed, sinks: Sinks) -> list[Outcome]:
-    """Store the points of a batch, look at them with the rules, and archive the
-    selected records: what one record ends in does not touch the others.
+    """Store the points of a batch, evaluate the rules, and archive the selected
+    records. Each record has its own outcome.
 
-    Where points may be put aside the rules come first: no alarm waits for the store.
+    If points may be put aside, the rules are evaluated first, so that no alert waits
+    for the store.
 
     Args:
-        points: what has become of it.
+        batch: the batch.
+        points: its points.
+        sinks: the sinks of the process.
     """
     outcomes: list[Outcome] = [DONE] * len(batch.records)
     for index, bad in points.dead.items():
@@ -184,8 +191,8 @@ def store_points(batch: Batch[R], points: Transformed, sinks: Sinks) -> list[Out
 def _write_or_put_aside(
     batch: Batch[R], points: Transformed, away: Collection[str], sinks: Sinks
 ) -> Mapping[int, str]:
-    """Write points, or put them aside if the store is away; the index and reason of
-    those that it refuses."""
+    """Write points, or put them aside if the store is unavailable. Return the reasons
+    of rejected lines, by index."""
     if TIMESERIES.name not in away:
         try:
             return sinks[TIMESERIES].write(points.lines, in_haste=True)
@@ -197,13 +204,14 @@ def _write_or_put_aside(
 
 
 def give_alerts(watched: Iterable[Watched], sinks: Sinks) -> None:
-    """Evaluate the rules, and publish what begins or ends.
+    """Evaluate the rules, and publish alerts that begin or end.
 
-    The alerts are confirmed before the new states are stored: a crash in between
-    gives them again with the same message ids, and never swallows one.
+    The alerts are confirmed before the new states are stored. After a crash between the
+    two they are published again with the same message ids, and none is lost.
 
     Args:
-        watched: series with their new samples.
+        watched: series with their rules and new samples.
+        sinks: give the states of rules and the publisher.
     """
     ruled = [item for item in watched if item.rules]
     if not ruled:
@@ -234,8 +242,10 @@ def send_to_archive(batch: Batch[R], stored: Mapping[int, float], sinks: Sinks) 
     """Publish excerpts of the messages whose records the archive policy selects.
 
     Args:
-        stored: index in the batch → time (epoch seconds) of the records that may
-            be archived, in order.
+        batch: the batch.
+        stored: times (epoch seconds) of the records that may be archived, by index in
+            the batch, in order.
+        sinks: give the policy and the publisher.
     """
     excerpts = list(_excerpts(batch, stored, sinks.settings.read(ARCHIVE)))
     if excerpts:
@@ -256,7 +266,7 @@ def _excerpts(
         envelope = envelopes[index]
         times, places = [time], [indexes[index]]
         start += 1
-        if places[0] is not None:  # others of its array may follow
+        if places[0] is not None:  # other records of its array may follow
             while start < len(ahead) and envelopes[ahead[start][0]] is envelope:
                 index, time = ahead[start]
                 times.append(time)
@@ -281,9 +291,10 @@ class IdentifiedRecord:
     """One record of a batch, and its id in the archive.
 
     Attributes:
-        index: in the batch.
+        index: index in the batch.
+        envelope: message of the record.
         id: see :func:`~meshtasks.records.envelope.record_id`.
-        time: epoch seconds; when it was made.
+        time: time of the record, epoch seconds.
     """
 
     index: int
@@ -300,8 +311,9 @@ def identified_records(
     """The wanted records of a batch with their ids.
 
     Args:
+        batch: the batch.
         made: index in the batch and time (epoch seconds) of records, in order.
-        is_wanted: whether those of a routing key are wanted.
+        is_wanted: whether records with a routing key are wanted.
     """
     envelope: Envelope | None = None
     wanted = False
@@ -316,8 +328,8 @@ def identified_records(
         if not wanted:
             continue
         record = members[batch.indexes[index] or 0]
-        # Identical records are numbered, and not by index in the array:
-        # failed members are retried without the others, and their index changes.
+        # Identical records are numbered. The index in the array would not do: failed
+        # records are retried without the others, so their indexes change.
         name = record_id(envelope, record, occurrences[record], time)
         occurrences[record] += 1
         yield IdentifiedRecord(index, envelope, name, time)

@@ -1,9 +1,11 @@
-"""Where results go. A sink takes our data, speaks its vendor's protocol and raises
-our errors: :class:`~meshtasks.errors.SinkUnavailable` when trying again may help,
-:class:`~meshtasks.errors.SinkRejected` when not.
+"""Sinks: services and stores to which handlers write.
 
-Each is named by a key that stands beside its client; those that several flows use
-are here.
+The client of a sink uses the protocol of its service, and raises our errors:
+:class:`~meshtasks.errors.SinkUnavailable` if a retry may succeed,
+:class:`~meshtasks.errors.SinkRejected` if not.
+
+Each sink has a key, which is defined beside its client. The keys of sinks that several
+flows use are here.
 """
 
 from __future__ import annotations
@@ -30,13 +32,13 @@ S = TypeVar("S")
 
 
 class Sink(Protocol):
-    """What every sink can do."""
+    """The methods of every sink."""
 
     def probe(self) -> None:
-        """Ask the service for a sign of life, within a few seconds.
+        """Check within a few seconds that the service responds.
 
         Raises:
-            SinkUnavailable: it gave none.
+            SinkUnavailable: the service is unavailable.
         """
 
     def close(self) -> None:
@@ -48,12 +50,13 @@ class SinkKey(Generic[S]):
     """Names a sink, and opens it.
 
     Attributes:
-        name: of its circuit, in metrics and in messages.
-        open: given the sinks of the process, for its settings and for other sinks.
-        extra: of our package, which brings its client.
-        outlives: it holds no connection, and :meth:`Sinks.close` leaves it alone.
-        waits_in: name of the queue where what is for it may wait while it is away; also
-            of the queue's circuit.
+        name: name of the sink and of its circuit, in metrics and texts.
+        open: opens the sink; gets the sinks of the process, for settings and other
+            sinks.
+        extra: extra of our package that installs its client; None if none is needed.
+        outlives: whether :meth:`Sinks.close` keeps it, because it has no connection.
+        waits_in: name of the queue in which its data may wait while it is unavailable,
+            and of that queue's circuit; empty if there is none.
     """
 
     name: str
@@ -63,10 +66,10 @@ class SinkKey(Generic[S]):
     waits_in: str = ""
 
     def check(self) -> None:
-        """Make sure that its client is installed; loads nothing.
+        """Check that its client is installed, without loading it.
 
         Raises:
-            ConfigError: it is not.
+            ConfigError: the client is not installed.
         """
         if self.extra:
             require(self.extra, f"the sink {self.name}")
@@ -75,15 +78,16 @@ class SinkKey(Generic[S]):
 class Sinks:
     """The sinks of one process, each opened on first use.
 
-    Built after the fork (connections must not be shared between processes) and
-    used by one thread at a time.
+    Made after the fork, because processes must not share connections. Only one thread
+    may use it at a time.
 
     Attributes:
-        away: of a handler that defers, the sinks that its batch is not to call, for
-            what is for them waits in their queues; None of one that does not defer.
-        deferred: what its batch found of sinks, if it has put aside what is for them.
-        aside: how many of its records had points that were put aside.
-        seen: what its batch had of each sensor.
+        settings: settings of the process.
+        away: names of sinks that the present batch must not call, because their data
+            waits in their queues; None if the handler does not defer.
+        deferred: the failures of sinks for which the batch has put data aside.
+        aside: number of records of the batch whose points were put aside.
+        seen: activity of sensors in the batch.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -95,10 +99,10 @@ class Sinks:
         self._opened: dict[SinkKey[Any], Any] = {}
 
     def __getitem__(self, key: SinkKey[S]) -> S:
-        """The sink of this key.
+        """The sink of a key; opened if it is not open.
 
         Raises:
-            ConfigError: the environment does not suit it, or its client is missing.
+            ConfigError: its settings are invalid, or its client is not installed.
         """
         if key not in self._opened:
             key.check()
@@ -107,22 +111,24 @@ class Sinks:
         return sink
 
     def __setitem__(self, key: SinkKey[S], sink: S) -> None:
-        """Use this one; another that is open already is the caller's to close."""
+        """Use a sink for a key. A sink that is already open must be closed by the
+        caller."""
         self._opened[key] = sink
 
     @property
     def opened(self) -> tuple[str, ...]:
-        """Names of those that are open."""
+        """Names of the open sinks."""
         return tuple(key.name for key in self._opened)
 
     def close(self) -> None:
-        """Close the sinks that were opened; they are opened again when needed."""
+        """Close the open sinks. They are opened again on their next use."""
         for key in [key for key in self._opened if not key.outlives]:
             self._opened.pop(key).close()
 
 
 class TimedPublisher(Publisher):
-    """The publisher that handlers use: the broker's confirms are timed as a sink."""
+    """The publisher of handlers; it measures the wait for confirms like that for other
+    sinks."""
 
     @override
     @timing("publisher")
@@ -144,9 +150,9 @@ TIMESERIES = SinkKey(
     lambda sinks: TimeSeries.from_environment(sinks.settings.env),
     waits_in=PENDING_TIMESERIES,
 )
-#: The state of the rules, by series.
+#: The states of rules, by series.
 RULE_STATE = SinkKey("rule_state", _open_rule_states)
-#: Publishes to the mesh's own exchanges, confirmed.
+#: Publishes to exchanges of the mesh, with confirms.
 PUBLISHER: SinkKey[Publisher] = SinkKey(
     "publisher", lambda sinks: TimedPublisher(sinks.settings.env.amqp_url)
 )

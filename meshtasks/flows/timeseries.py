@@ -1,25 +1,25 @@
-"""The time-series store: InfluxDB 2, or another server that has ``/api/v2/write``.
+"""Client of the time-series store: InfluxDB 2, or a server that has ``/api/v2/write``.
 
-One request per batch. Only 204 is success: it says that the points are stored, while a
-login page or a proxy may answer with another 2xx. Faults of the data are 400, 413 and
-422 that are about lines: those at fault are found and named, the others are stored. All
-other faults are the store's, or of the way to it, and may pass.
+A batch is one request. Only 204 is success: it means that the points are stored, while
+a login page or a proxy may respond with another 2xx. The statuses 400, 413 and 422 mean
+bad data if the response is about lines: the bad lines are determined, and the others
+are stored. Any other response means that the store is unavailable.
 
-Bodies are not compressed: on one machine gzip makes a batch of 9,000 lines three
-times slower (27 ms instead of 10 ms).
+Bodies are not compressed: between processes of one machine, gzip makes a batch of 9,000
+lines three times slower (27 ms instead of 10 ms).
 
-Which lines are refused is found in the answer. Texts decide only where they stand in a
-fixed place of a structured one: the names inside them come from devices, and a
-measurement may have any name. Formats, as the servers write them:
+The response tells which lines are rejected. Text is matched only at fixed positions of
+the known formats, because names in it come from devices, and a measurement may have any
+name. The formats:
 
-- InfluxDB 1 and 2: ``unable to parse '<line>': <why>``, one for each line, and
+- InfluxDB 1 and 2: ``unable to parse '<line>': <why>`` for each line, and
   ``partial write: <why> dropped=<number>`` (tsdb/shard.go, PartialWriteError), after
-  ``failure writing points to database:`` in version 2. Of several things that are
-  wrong it names one, and the number counts all that fell with it in its shard group.
-  What it does not name is stored.
-- InfluxDB 3: a list of lines by number.
-- VictoriaMetrics: ``incorrect influx line "<from there on>": <why>``, after the
-  request it is about.
+  ``failure writing points to database:`` in version 2. It names one of several errors;
+  the number counts all lines that were dropped with it in its shard group. The other
+  lines are stored.
+- InfluxDB 3: a list of line numbers.
+- VictoriaMetrics: ``incorrect influx line "<the rest of the body>": <why>``, after the
+  description of the request.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from meshtasks.http import Answer, pool_manager, request
 from meshtasks.text import ends, json_in
 from meshtasks.timing import timing
 
-#: Of the point that ``meshtasks doctor`` stores.
+#: Measurement of the point that ``meshtasks doctor`` stores.
 DOCTORS_MEASUREMENT = "meshtasks_doctor"
 
-#: A store that needs longer for one batch is overloaded.
+#: Timeout of a write. A store that needs longer for one batch is overloaded.
 ANSWER_TIMEOUT_SECONDS = 10.0
-#: So long readings wait whose points may be put aside instead.
+#: Timeout of a write if its points can be put aside.
 _HASTE_SECONDS = 3.0
 
 _STORED = 204
 _OK = 200
 _BAD_REQUEST = 400
-#: InfluxDB 2's answer to an empty write, once it has found bucket and rights.
+#: InfluxDB 2's response to an empty write, if bucket and permissions are right.
 _NO_POINTS = "writing requires points"
 
 _WRONG_URL = "MESH_INFLUX_URL, MESH_INFLUX_ORG or MESH_INFLUX_BUCKET is wrong"
@@ -60,18 +60,19 @@ _HINTS = {
     404: _WRONG_URL,
 }
 _NOT_THE_STORE = "is MESH_INFLUX_URL the store itself? It answers a write with 204"
-#: Enough to recognise whose page it is.
+#: Longest quotation of a page; enough to recognise its origin.
 _PAGE_LIMIT_CHARS = 80
 
 
 class TimeSeries:
-    """Writes points; each process has its own connection.
+    """Writes points. Each process needs an instance of its own.
 
     Args:
         url: base URL, without ``/api/v2``.
-        token: API token; may be empty where none is checked.
-        bucket: bucket; it must exist.
-        answer_timeout_seconds: longest wait for the answer to one write.
+        token: API token; may be empty if the store checks none.
+        org: name of the organisation.
+        bucket: name of the bucket, which must exist.
+        answer_timeout_seconds: timeout of one write.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class TimeSeries:
         if token:
             self._headers["Authorization"] = f"Token {token}"
         self._answer_timeout_seconds = answer_timeout_seconds
-        # its pool is known: to find it by the URL takes a fifth of a request
+        # the pool of the host; to look it up by URL takes a fifth of a request
         self._http = pool_manager(maxsize=1).connection_from_url(url)
 
     @classmethod
@@ -114,22 +115,23 @@ class TimeSeries:
 
     @timing("timeseries")
     def write(self, lines: Sequence[str], *, in_haste: bool = False) -> dict[int, str]:
-        """Store points, all in one request unless some are refused.
+        """Store points, in one request unless the store rejects some.
 
-        The lines that an answer names are left out, and the others are written once
-        more, since a store may name some of them only, or store none. Without names the
-        batch is halved until the lines at fault are single. Writing a point again
-        changes nothing.
+        If the response names bad lines, the others are written again without them: a
+        store may name only some bad lines, or may have stored none. If it names none,
+        the batch is halved until the bad lines are alone. Writing a point again changes
+        nothing.
 
         Args:
             lines: line protocol with timestamps in milliseconds, one point each.
-            in_haste: do not wait long for an answer: the points can be put aside.
+            in_haste: whether to use a short timeout, because the points can be put
+                aside.
 
         Returns:
-            Index → reason of each line that is refused; all others are stored.
+            The reason of each rejected line, by index; all others are stored.
 
         Raises:
-            SinkUnavailable: any of the lines may be stored or not.
+            SinkUnavailable: the store is unavailable; some lines may be stored.
         """
         rejected: dict[int, str] = {}
         ahead = [list(range(len(lines)))]
@@ -153,10 +155,10 @@ class TimeSeries:
         return rejected
 
     def probe(self) -> None:
-        """Write nothing, which needs the same place and rights as writing points.
+        """Write no points, which needs the same bucket and permissions as a write.
 
         Raises:
-            SinkUnavailable: a write would fail too.
+            SinkUnavailable: a write would fail, too.
         """
         self._post([])
 
@@ -165,9 +167,11 @@ class TimeSeries:
         self._http.close()
 
     def _post(self, lines: Sequence[str], *, in_haste: bool = False) -> Refusal | None:
-        """One write; returns the refusal of lines, if there is one.
+        """Send one write. Return the refusal if the store rejects lines, else None.
 
-        Raises SinkUnavailable for a fault that may pass, or of the configuration."""
+        Raises:
+            SinkUnavailable: the store is unavailable, or its settings are wrong.
+        """
         body = "\n".join(lines).encode()
         seconds = self._answer_timeout_seconds
         if in_haste:
@@ -176,8 +180,8 @@ class TimeSeries:
             try:
                 answer = self._request(body, seconds)
             except ProtocolError:
-                # A kept connection that the store closed, as it does when it is
-                # restarted: once more, on a new one.
+                # The store closed the idle connection, for example at a restart: try
+                # once more, on a new one.
                 answer = self._request(body, seconds)
         except ReadTimeoutError as error:
             fault = self._unavailable("did not answer in time")
@@ -206,7 +210,7 @@ class TimeSeries:
         )
 
     def _failure(self, answer: Answer) -> SinkUnavailable:
-        """An answer that is neither success nor about lines."""
+        """The error for a response that is neither a success nor about lines."""
         what = f"answered {answer.status}"
         if answer.is_page:
             page = " ".join(answer.text.split())
@@ -226,7 +230,7 @@ class TimeSeries:
 
 
 def _is_of_no_points(answer: Answer) -> bool:
-    """Whether that is InfluxDB's own answer to an empty write: version 1 says 200."""
+    """Whether this is InfluxDB's response to an empty write (200 from version 1)."""
     is_influx = any(name.lower() == "x-influxdb-version" for name in answer.headers)
     return message_in(answer.text) == _NO_POINTS or (
         answer.status == _OK and is_influx and not answer.body
@@ -238,9 +242,9 @@ REASON_LIMIT_CHARS = 400
 _TOO_LARGE = 413
 _UNPROCESSABLE = 422
 
-#: What a server may put before it: the name of one of its parts.
+#: Prefixes of a message, with which a server names its components.
 _PREFIX = r"(?:[a-z ]{1,60}: ){0,3}?"
-#: How an answer begins that is about lines.
+#: Beginning of a message about lines.
 _OF_LINES = re.compile(
     rf"{_PREFIX}"
     r"(?:partial write\b|unable to parse '|field type conflict: |parsing failed\b"
@@ -270,23 +274,23 @@ _TOO_OLD = re.compile(
     re.DOTALL,
 )
 
-#: A line up to its fields: name and tags, with escapes.
+#: A line up to its fields: measurement and tags, with escapes.
 _SERIES = re.compile(r"(?P<measurement>(?:\\.|[^\\, ])+)(?:,(?:\\.|[^\\ ])*)? ")
 _FIELD = re.compile(
     r'(?P<name>(?:\\.|[^\\,= ])+)=(?P<value>"(?:\\.|[^\\"])*"|[^, ]*)(?:,|(?= )|$)',
     re.DOTALL,
 )
 _ESCAPED = re.compile(r"\\([,= ])")
-#: InfluxDB keeps the type of a field for a shard group, by default a week from Monday.
+#: InfluxDB keeps the type of a field per shard group, by default a week from Monday.
 _WEEK_DAYS = 7
 
 
 class Refusal(NamedTuple):
-    """The store did not take some lines, and never will.
+    """The store rejects some lines, and would reject them again.
 
     Attributes:
-        reason: its message, shortened.
-        selected: index → reason of the lines at fault; empty if these are not known.
+        reason: message of the store, truncated.
+        selected: reasons of the bad lines, by index; empty if these are unknown.
     """
 
     reason: str
@@ -294,7 +298,13 @@ class Refusal(NamedTuple):
 
 
 def refusal_in(status: int, body: str, lines: Sequence[str]) -> Refusal | None:
-    """The refusal of the sent lines in an answer; None if it is not about them."""
+    """Parse the response to a write. Return None if it is not about lines.
+
+    Args:
+        status: status of the response.
+        body: text of the response.
+        lines: lines that were sent.
+    """
     text = message_in(body)
     reason = ends(f"answered {status}: {' '.join(text.split())}", REASON_LIMIT_CHARS)
     if status == _TOO_LARGE:
@@ -310,7 +320,8 @@ def refusal_in(status: int, body: str, lines: Sequence[str]) -> Refusal | None:
 
 
 def message_in(body: str) -> str:
-    """The message in an answer: v1's ``error``, v2's ``message``, or the text."""
+    """The message in a response: ``message`` of version 2, ``error`` of version 1, or
+    the text."""
     content = json_in(body)
     if isinstance(content, dict):
         for name in ("message", "error"):
@@ -320,7 +331,7 @@ def message_in(body: str) -> str:
 
 
 def _numbered(content: Any, lines: Sequence[str], status: int) -> dict[int, str]:
-    """InfluxDB 3 gives the lines' numbers, from 1."""
+    """Bad lines of InfluxDB 3, which gives line numbers, from 1."""
     found: dict[int, str] = {}
     data = content.get("data") if isinstance(content, dict) else None
     for entry in data if isinstance(data, list) else ():
@@ -333,14 +344,14 @@ def _numbered(content: Any, lines: Sequence[str], status: int) -> dict[int, str]
 
 
 def _unparsable(text: str, lines: Sequence[str], status: int) -> dict[int, str]:
-    """InfluxDB 1 and 2 quote each line that they cannot parse."""
+    """Bad lines of InfluxDB 1 and 2, which quote each line that they cannot parse."""
     quoted = re.split(r"(?:\A|(?<=\n)|(?<=partial write: ))unable to parse '", text)[1:]
     by_line: dict[str, list[int]] = {}
     for index, line in enumerate(lines):
         by_line.setdefault(line, []).append(index)
     found: dict[int, str] = {}
     for part in quoted:
-        # where the quoted line may end; it may hold quotes itself
+        # possible ends of the quoted line, which may have quotes itself
         candidates = (part[: end.start()] for end in re.finditer("': ", part))
         bad = next((one for one in candidates if one in by_line), None)
         if bad is None:
@@ -351,7 +362,7 @@ def _unparsable(text: str, lines: Sequence[str], status: int) -> dict[int, str]:
 
 
 def _dropped(text: str, lines: Sequence[str], reason: str) -> dict[int, str]:
-    """The dropped lines of a partial write, if just as many fit its message."""
+    """The dropped lines of a partial write, if exactly as many match its message."""
     partial = _PARTIAL.fullmatch(text)
     if partial is None:
         return {}
@@ -377,7 +388,7 @@ def _dropped(text: str, lines: Sequence[str], reason: str) -> dict[int, str]:
 
 
 def _has(line: str, measurement: str, field: str, kind: str | None) -> bool:
-    """Whether a line has this field in this measurement, with a value of this type."""
+    """Whether a line has a field of a measurement, with a value of a type."""
     start = _SERIES.match(line)
     if start is None or _ESCAPED.sub(r"\1", start["measurement"]) != measurement:
         return False
@@ -388,7 +399,7 @@ def _has(line: str, measurement: str, field: str, kind: str | None) -> bool:
 
 
 def _type(value: str) -> str:
-    """InfluxDB's word for the type of a value in line protocol."""
+    """InfluxDB's name for the type of a value in line protocol."""
     if value.startswith('"'):
         return "string"
     if value.lower() in {"t", "f", "true", "false"}:
@@ -404,7 +415,8 @@ def _time_ms(line: str) -> int | None:
 
 
 def _oldest(lines: Sequence[str], number: int) -> list[int]:
-    """The oldest lines, if it is clear which these are."""
+    """Indexes of the oldest lines; empty if a line has no time, or if they are not
+    unique."""
     times = [(_time_ms(line), index) for index, line in enumerate(lines)]
     known = sorted((time, index) for time, index in times if time is not None)
     if len(known) < len(lines) or not 0 < number <= len(lines):
@@ -415,7 +427,7 @@ def _oldest(lines: Sequence[str], number: int) -> list[int]:
 
 
 def _until(held: str, line: str) -> str:
-    """Which type the store keeps, and for how long."""
+    """A text about the type that the store keeps, and for how long."""
     kept = f"the store keeps one type a field and shard group, here {held}"
     if (time_ms := _time_ms(line)) is None:
         return kept
