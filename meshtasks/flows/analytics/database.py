@@ -48,8 +48,8 @@ _READING = frozenset(
 #: How often to list the store if an object is deleted while it is fetched.
 _LOOKS = 5
 _GLOB = re.compile(r"[*?\[]")
-#: Bounds of the longest line that DuckDB is told to expect in the archive. Its buffers
-#: are never smaller than for the first; it refuses lines longer than the second.
+#: Bounds of the maximum line length that is passed to DuckDB. Its buffers are never
+#: smaller than for the first; longer lines than the second are rejected.
 _LEAST_LINE_BYTES, _MOST_LINE_BYTES = 16 << 20, 64 << 20
 
 
@@ -138,10 +138,10 @@ def _read_archive(files: list[str]) -> str:
 
 
 def _longest_line_bytes(files: list[str]) -> int:
-    """An upper bound of the lines' length: the size of the largest file.
+    """Return an upper bound of the length of lines: the size of the largest file.
 
-    DuckDB allocates several buffers of twice this size in each thread, so the largest
-    size that is allowed would need more memory than a bounded query has.
+    DuckDB allocates several buffers of twice this size in each thread. With the maximum
+    length, a query with a memory limit would not have enough memory.
     """
     sizes = {_content_bytes(Path(file)) or _MOST_LINE_BYTES for file in files}
     return min(max(sizes | {_LEAST_LINE_BYTES}), _MOST_LINE_BYTES)
@@ -151,7 +151,7 @@ def _content_bytes(file: Path) -> int | None:
     try:
         with file.open("rb") as opened_file:
             return content_bytes(opened_file.read(FRAME_HEADER_BYTES))
-    except OSError:  # reading it will say so
+    except OSError:  # reported when the file is read
         return None
 
 
