@@ -193,7 +193,7 @@ def origin_of(encoded: bytes) -> Origin:
         return Origin.of(decode_properties(encoded))
 
 
-def _plain_origin(encoded: bytes) -> Origin:  # noqa: C901 - one case a property
+def _plain_origin(encoded: bytes) -> Origin:  # noqa: C901 - one branch per property
     """Decode message id and timestamp of a message without headers; skip the others.
 
     Raises:
@@ -335,7 +335,7 @@ class _TableReader:
             raise _Unreadable("cut off")
         return value, after
 
-    def _typed(  # noqa: PLR0911 - one a type
+    def _typed(  # noqa: PLR0911 - one return per type
         self, kind: int, offset: int, end: int, depth: int
     ) -> tuple[Any, int]:
         """The value of a type at an offset, and the offset of its end; that may be

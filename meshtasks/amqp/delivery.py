@@ -15,6 +15,9 @@ mesh's headers are trusted only on exchanges to which publishers have no access
 * the exchanges before partitions: replays to partitioned queues;
 * the exchange of dead letters.
 
+On the exchange ``archive`` only the mark of excerpts is kept. Any publisher may set it,
+so the archive's handlers validate excerpts.
+
 Values of trusted headers are bounded too: no value may stop a worker.
 """
 

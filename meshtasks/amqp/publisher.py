@@ -379,12 +379,12 @@ class Publisher:
         self.is_blocked = False
         self._progress_at = time.monotonic()
 
-    def _on_ack(self, delivery_tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's
+    def _on_ack(self, delivery_tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's signature
         self._progress_at = time.monotonic()
         for tag in self._confirmed_tags(delivery_tag, multiple=multiple):
             del self._unconfirmed[tag]
 
-    def _on_nack(self, delivery_tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's
+    def _on_nack(self, delivery_tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp's signature
         self._progress_at = time.monotonic()
         for tag in self._confirmed_tags(delivery_tag, multiple=multiple):
             self._nacked.append(self._unconfirmed.pop(tag))

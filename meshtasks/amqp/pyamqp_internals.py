@@ -94,7 +94,7 @@ class BaseConnection(pyamqp.Connection):  # type: ignore[misc]  # kombu ships no
         """Whether py-amqp can decode the payload of a method."""
         try:
             channel = self if channel_id == 0 else self.channels[channel_id]
-            method = channel._METHODS[_METHOD_ID.unpack_from(payload)]  # noqa: SLF001 - those that it knows
+            method = channel._METHODS[_METHOD_ID.unpack_from(payload)]  # noqa: SLF001 - py-amqp's table of methods
             loads(method.args or "", payload, _METHOD_ID.size)
         except Exception:  # noqa: BLE001 - py-amqp raises any type
             return False
