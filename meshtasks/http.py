@@ -91,7 +91,7 @@ def pool_manager(proxy_url: str | None = None, **options: Any) -> urllib3.PoolMa
     return manager
 
 
-def request(  # noqa: PLR0913 - what a request has
+def request(  # noqa: PLR0913 - parts of a request
     pool: urllib3.PoolManager | urllib3.HTTPConnectionPool,
     method: str,
     url: str,

@@ -244,7 +244,7 @@ _SAMPLE = Notification(
 
 @contextmanager
 def _sinks() -> Iterator[Sinks]:
-    """The sinks of the command. Where the state is is printed."""
+    """The sinks of the command; the location of the state is printed."""
     settings = load_settings()
     tell_place(settings.env, "state_url")
     with closing(Sinks(settings)) as sinks:

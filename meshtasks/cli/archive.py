@@ -285,7 +285,7 @@ def _repair(
     return left
 
 
-def _would(dry: bool, done: str) -> str:  # noqa: FBT001 - of a sentence
+def _would(dry: bool, done: str) -> str:  # noqa: FBT001 - chooses a word
     return f"would be {done}" if dry else done
 
 

@@ -29,7 +29,7 @@ _WILDCARDS = {
     "*": ("word", "One word, without dots."),
     "#": ("words", "Any number of words, separated by dots; may be none."),
 }
-#: Schema of the body of a dead letter. It may be no JSON, which may be the reason.
+#: Schema of the body of a dead letter, which need not be JSON.
 _ANYTHING = {"description": "The bytes as first published."}
 
 #: Messages that the mesh publishes itself to exchanges that are open to clients, too:

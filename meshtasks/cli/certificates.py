@@ -276,7 +276,7 @@ def _openssl(command: str, *more: str | Path) -> str:
         expected = "it, to make certificates: apt-get install openssl"
         raise ConfigError("PATH", "openssl", expected)
     arguments = [*command.split(), *map(str, more)]
-    done = subprocess.run(  # noqa: S603 - nothing of it is a shell's
+    done = subprocess.run(  # noqa: S603 - no shell is involved
         [program, *arguments], capture_output=True, text=True, check=False
     )
     if done.returncode:

@@ -161,10 +161,7 @@ class DeadLetterQueue(NamedTuple):
     stopping: threading.Event
 
     def peek(self, what: str) -> Iterator[tuple[Delivery, DeadLetter]]:
-        """Yield every dead letter, with a progress bar.
-
-        Args:
-            what: label of the bar.
+        """Yield every dead letter, with a progress bar; ``what`` is its label.
 
         Raises:
             typer.Exit: the command was interrupted.
@@ -183,10 +180,7 @@ class DeadLetterQueue(NamedTuple):
             say(note, err=True)
 
     def exit_if_stopped(self, state: str = "nothing was changed") -> None:
-        """End the command if it was interrupted.
-
-        Args:
-            state: what was changed so far, for the message.
+        """End the command if it was interrupted; ``state`` says what was changed.
 
         Raises:
             typer.Exit: the command was interrupted.
@@ -228,10 +222,7 @@ def opened(settings: Settings, queue: str = "") -> Iterator[DeadLetterQueue]:
 
 
 def find(letters: DeadLetterQueue, beginnings: Sequence[str]) -> list[Found]:
-    """The dead letters with these ids.
-
-    Args:
-        beginnings: ids or their beginnings.
+    """The dead letters with these ids, or beginnings of ids.
 
     Raises:
         typer.Exit: an id does not exist, or a beginning fits several ids.

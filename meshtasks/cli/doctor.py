@@ -51,11 +51,9 @@ _GRACE_SECONDS = 60.0
 _OLDEST_RABBITMQ = (3, 10)
 #: Members of a new quorum queue, if there are as many nodes.
 _MOST_MEMBERS = 3
-#: A certificate that expires sooner is reported. `meshtasks secrets` renews it when
-#: twice this time is left.
+#: `meshtasks secrets` renews a certificate when twice this time is left.
 _SOON_SECONDS = 30 * 86_400.0
-#: Free space above the broker's limit, below which a warning is shown: at the limit the
-#: broker stops accepting messages.
+#: Less free space above the broker's limit is a warning; at the limit it blocks.
 _LITTLE_FREE_BYTES = 1 << 30
 
 _MARKS = {
@@ -104,11 +102,7 @@ def doctor(
 
 
 def examine(checks: Iterable[Check], within_seconds: float) -> dict[str, Verdict]:
-    """Run all checks in parallel; a check that does not end in time has failed.
-
-    Returns:
-        The results by name of the check, in the given order.
-    """
+    """Run all checks in parallel; a check that does not end in time has failed."""
     late = Verdict("failed", f"no answer within {within_seconds:g} s", "is it hanging?")
     verdicts: dict[str, Verdict] = {}
 
@@ -119,7 +113,7 @@ def examine(checks: Iterable[Check], within_seconds: float) -> dict[str, Verdict
         except (MeshError, OSError) as error:  # the service is unavailable or refuses
             remedy = "is it running, and is its MESH_… variable right?"
             verdict = Verdict("failed", str(error), remedy)
-        except Exception as error:  # noqa: BLE001 - of a check of somebody else's flow
+        except Exception as error:  # noqa: BLE001 - a foreign check may raise anything
             verdict = Verdict("failed", f"the check itself failed: {told(error)}")
         state, text, remedy = verdict
         verdicts[check.name] = Verdict(state, masked(f"{text}"), masked(f"{remedy}"))
@@ -349,8 +343,7 @@ def certificate(settings: Settings) -> Verdict:
 
 
 def members(settings: Settings, management_url: str | None) -> Verdict:
-    """Check that each quorum queue has as many members as a new one would have, and
-    that a majority is running."""
+    """Check that each quorum queue has enough members, and that most of them run."""
     broker = settings.env.amqp_url
     try:
         names = [node.name for node in nodes(broker, management_url)]

@@ -90,13 +90,7 @@ _HEAD = """\
 
 
 class Made(NamedTuple):
-    """The result of :func:`make_secrets`.
-
-    Attributes:
-        new: number of new secrets.
-        kept: number of secrets that were kept.
-        accounts: number of accounts of the broker.
-    """
+    """Numbers of new and kept variables, and of accounts of the broker."""
 
     new: int
     kept: int
@@ -189,11 +183,7 @@ def secrets(
 
 
 def _chosen(names: Iterable[str], known: Mapping[str, str]) -> set[str]:
-    """The variables that get a new value.
-
-    Raises:
-        typer.Exit: a name is not that of a secret, or its secret cannot be changed.
-    """
+    """The variables that get a new value; ends the command for an invalid name."""
     ours = {*STACK_SECRETS, "MESH_API_TOKENS"} - _KEPT.keys()
     if known.get("MESH_MINIO_ENDPOINT"):  # the key belongs to an external store
         ours -= _KEY
@@ -246,7 +236,7 @@ def _give_to_broker(
         Text about the result.
 
     Raises:
-        ConfigError: the broker refuses the known passwords.
+        ConfigError: the broker refuses the known password, or is another one.
     """
     password, url = known.get(variable_of(ADMIN)), known.get("MESH_BROKER_URL")
     if password is None or url is None:
@@ -341,12 +331,9 @@ def stack_settings(env_file: Path) -> dict[str, str]:
 
 
 def add_missing(env_file: Path, wanted: Mapping[str, str]) -> int:
-    """Add variables that the file does not contain yet.
+    """Add variables that the file lacks, and return their number.
 
     Existing lines are not changed. Only the owner may read the file afterwards.
-
-    Returns:
-        Number of added variables.
     """
     known = env_file_values(env_file)
     missing = {name: value for name, value in wanted.items() if name not in known}
@@ -368,7 +355,7 @@ def _wanted(
     made = {variable_of(role): _new() for role in roles}
     operator = known.get(variable_of("operator"), made[variable_of("operator")])
     if "INFLUX_ADMIN_TOKEN" in names and (token := known.get("MESH_INFLUX_TOKEN")):
-        made["INFLUX_ADMIN_TOKEN"] = token  # from versions with only one token
+        made["INFLUX_ADMIN_TOKEN"] = token  # its earlier name
     return {
         # For programs on this machine, outside of containers.
         "MESH_BROKER_URL": f"amqp://operator:{operator}@127.0.0.1:5672/{VHOST}",

@@ -126,7 +126,7 @@ def unit_files(
     """
     directory = Path.cwd()
     loader = PackageLoader(__package__, "")
-    templates = Templates(  # noqa: S701 - it is no HTML
+    templates = Templates(  # noqa: S701 - it is not HTML
         loader=loader, undefined=StrictUndefined, keep_trailing_newline=True
     )
     template = templates.get_template("unit.service.j2")

@@ -30,12 +30,7 @@ class ConfigModel(BaseModel):
 
 
 def fault(reason: str, *loc: str | int) -> InitErrorDetails:
-    """A fault for :func:`refuse_all`.
-
-    Args:
-        reason: what was expected.
-        loc: location in the model: keys and list indexes from the top.
-    """
+    """A fault for :func:`refuse_all`; ``loc`` is keys and indexes from the top."""
     return InitErrorDetails(type=_error(reason), loc=loc, input=None)
 
 
@@ -118,11 +113,7 @@ def refuse(faults: Iterable[ConfigError]) -> None:
 
 
 def together(faults: Iterable[ConfigError]) -> ConfigError:
-    """Combine faults into one error, without repetitions.
-
-    Args:
-        faults: at least one fault.
-    """
+    """Combine faults, at least one, into one error without repetitions."""
     every = {str(each): each for fault in faults for each in (fault, *fault.more)}
     first, *others = every.values()
     return ConfigError(
@@ -407,10 +398,7 @@ _SUBJECT = re.compile(r"^Input (?=should )")
 
 
 def _in_seconds(content: Any) -> Any:
-    """Convert durations such as ``30m`` to seconds under keys that end in ``_seconds``.
-
-    The content is changed in place and returned.
-    """
+    """Convert durations such as ``30m`` under keys ``…_seconds``, in place."""
     parts, met = [content], set()  # an anchor may be used within itself
     while parts:
         part = parts.pop()

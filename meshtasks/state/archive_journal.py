@@ -1,4 +1,4 @@
-r"""The journal of archived records, which prevents that a record is archived twice.
+r"""The journal of archived records; it prevents archiving a record twice.
 
 The broker redelivers a message if its worker died or lost its connection after storing
 the record and before acknowledging the message. The message is then part of another
@@ -27,7 +27,7 @@ of the server; so in any case objects may be adopted ten minutes after their cla
 The size is bounded. Ids are added to a generation. When it has a million ids or is
 eight days old, the previous generation is deleted and a new one begins (eight days,
 because a message that fails repeatedly is given up after seven). So an id is known for
-at least eight days or a million records, whichever ends first, and a file stays below
+at least eight days or a million records, whichever comes first, and a file stays below
 200 MB.
 
 Measured with two million ids in a SQLite file: look-up and storing of 5,000 ids takes

@@ -272,7 +272,7 @@ class Database:
         connection = self._connect()
         try:
             if self._old_file.exists():
-                from meshtasks.state.legacy import import_file  # noqa: PLC0415 - once
+                from meshtasks.state.legacy import import_file  # noqa: PLC0415 - needed once
 
                 import_file(self, connection, self._old_file)
             self.opened(connection)

@@ -212,7 +212,7 @@ def _webhooks(connection: Connection, old: sqlite3.Connection) -> None:
 def _gateway(connection: Connection, old: sqlite3.Connection) -> None:
     for table, name in ((GATEWAY_TASKS, "tasks"), (GATEWAY_REQUESTS, "requests")):
         columns = table.columns.keys()
-        rows = old.execute(f"SELECT {', '.join(columns)} FROM {name}")  # noqa: S608 - ours
+        rows = old.execute(f"SELECT {', '.join(columns)} FROM {name}")  # noqa: S608 - constants
         _add(connection, table, columns, rows)
 
 
@@ -260,7 +260,7 @@ def _archive(connection: Connection, old: sqlite3.Connection) -> None:
     generation = connection.execute(select(ARCHIVE_GENERATION)).first()
     current = generation.current if generation else 0
     for name, number in (("current", current), ("previous", 1 - current)):
-        rows = old.execute(f"SELECT id FROM {name}")  # noqa: S608 - ours
+        rows = old.execute(f"SELECT id FROM {name}")  # noqa: S608 - constants
         _add(connection, ARCHIVE_IDS[number], ("id",), rows)
     pending = old.execute("SELECT name, ids FROM pending").fetchall()
     _add(connection, ARCHIVE_PENDING, ("name", "ids"), pending)
