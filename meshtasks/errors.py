@@ -37,8 +37,8 @@ class ConfigError(MeshError):
     """The configuration cannot be used.
 
     Args:
-        source: the file at fault, or ``environment``.
-        key: dotted path of the value in the file, or name of the variable.
+        source: the file at fault, ``environment``, or a command.
+        key: dotted path of the value in the file, or name of the variable or option.
         expected: what was expected, and what was found instead.
         line: line number in the file, counted from 1; None if there is none.
         more: further faults found with this one.

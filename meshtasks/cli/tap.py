@@ -29,7 +29,7 @@ from meshtasks.text import clip, did_you_mean
 from meshtasks.timing import Backoff
 
 _POLL_SECONDS = 0.5
-#: Width of a line that is written to a file or a pipe.
+#: Most characters of a line that is written to a file or a pipe.
 _WIDTH_CHARS = 100_000
 
 

@@ -114,22 +114,22 @@ WEBHOOK_CALLS = _table(
     Index("webhook_calls_age", "at"),
 )  # fmt: skip
 
-#: Objects that are being stored: their records' ids as a JSON array, and the session of
-#: PostgreSQL that stores them. None is one that nobody is at work on.
+#: Pending objects: ids of their records as a JSON array, and the PostgreSQL session
+#: that stores them; the owner is null if no worker does.
 ARCHIVE_PENDING = _table(
     "archive_pending", _key("name"), _text("ids"),
     Column("owner", Integer), Column("server", Text),
     Column("claimed_at", Double, nullable=False, server_default="0"),
 )  # fmt: skip
-#: Records of the pending objects, each in one.
+#: Ids of the records of pending objects, each in one object.
 ARCHIVE_CLAIMS = _table("archive_claims", _key("id"))
 ARCHIVE_DAMAGED = _table("archive_damaged", _key("name"), _text("fault"))
-#: Ids of archived records: the younger ones, and those of the generation before.
+#: Ids of archived records: of the current and of the previous generation.
 ARCHIVE_IDS = (
     _table("archive_ids_0", _key("id")),
     _table("archive_ids_1", _key("id")),
 )
-#: One row: which table takes new ids, since when, and how many it has.
+#: A single row: table for new ids, beginning of its generation, number of its ids.
 ARCHIVE_GENERATION = _table(
     "archive_generation",
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
