@@ -1,9 +1,10 @@
-"""The console: the house, its mesh and its troubles as web pages.
+"""The console: web pages of the house, the mesh and its faults.
 
-Served by the gateway at ``/``. It shows what the commands show, by the same functions.
+The gateway serves it at ``/``. It shows the same as the commands, by the same
+functions.
 """
 
-#: Address and name of each page.
+#: Address and title of each page.
 PAGES = {
     "/": "House",
     "/flow": "Flow",
@@ -14,7 +15,7 @@ PAGES = {
     "/archive": "Archive",
     "/workers": "Workers",
 }
-#: Where dead letters are downloaded.
+#: Address for the download of dead letters.
 EXPORT = "/dead-letters/export"
-#: Begins the address of a sensor's page; its routing key follows.
+#: Prefix of the address of a sensor's page; the routing key follows.
 SENSOR = "/sensor/"

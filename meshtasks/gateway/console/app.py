@@ -26,7 +26,7 @@ from meshtasks.gateway.context import Context
 
 
 def create_console(context: Context, flows: Flows, sessions: Sessions) -> FastAPI:
-    """The console; once a process, since NiceGUI has one application."""
+    """Create the console; once per process, because NiceGUI has one application."""
     console = Console(context, flows, sessions)
 
     @asynccontextmanager
@@ -58,11 +58,13 @@ def create_console(context: Context, flows: Flows, sessions: Sessions) -> FastAP
 
 
 def _take_out_buffers() -> None:
-    """Take the middlewares out of NiceGUI's application that pass on what a task of
-    theirs has read: a browser that hangs up before the first byte, as it does to
-    programs of a page that it leaves, makes them raise "No response returned". One
-    serves proxies with a prefix, which our addresses do not know; the other's header
-    is added by :class:`Guard`."""
+    """Remove NiceGUI's middlewares that are based on :class:`BaseHTTPMiddleware`.
+
+    If a browser disconnects before the first byte, for example when it leaves a page
+    whose scripts it still loads, they raise "No response returned". One of them serves
+    proxies with a path prefix, which the console does not support. :class:`Guard` adds
+    the header of the other one.
+    """
     pages.user_middleware = [
         each
         for each in pages.user_middleware

@@ -1,4 +1,4 @@
-"""What every page has: the head with the way to the others, and who looks."""
+"""The frame of every page: the header with its links, and the current viewer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _LOG_OUT = (
     "<button>Log out</button></form>"
 )
 NEEDS_OPERATE = "needs a token with the scope operate"
-#: A page says so often that it is there, and is over so long after its session.
+#: Interval at which a page reports that it is open and checks its session.
 _STAY_SECONDS = 5.0
 
 #: Shows new content in a card.
@@ -47,8 +47,8 @@ Change = Callable[[T], None]
 def staying(
     place: ui.element, action: Callable[[], object]
 ) -> Callable[[], Awaitable[None]]:
-    """An action whose dialogs and notices belong to a place that stays, and not to the
-    card of the button, which may be gone before the action ends."""
+    """Return the action with its dialogs and notices bound to an element that stays.
+    The card of the button may be deleted before the action ends."""
 
     async def run() -> None:
         with place:
@@ -60,10 +60,12 @@ def staying(
 
 
 class Cards(Generic[T]):
-    """Cards in an element, one a key.
+    """Cards in an element, one per key.
 
     Args:
-        make: fills a new card; gives what changes it.
+        inside: the element.
+        make: fills a new card and returns the function that updates it.
+        classes: CSS classes of a card.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class Cards(Generic[T]):
         self._cards: dict[Hashable, tuple[ui.element, Change[T]]] = {}
 
     def show(self, items: Iterable[tuple[Hashable, T]]) -> None:
-        """Show these, in this order, and no others."""
+        """Show exactly these items, in this order."""
         wanted = dict(items)
         for key in [key for key in self._cards if key not in wanted]:
             card, _ = self._cards.pop(key)
@@ -98,8 +100,8 @@ class Cards(Generic[T]):
                 card.move(target_index=index)
 
 
-# Of important rules those of the first layer win, which is NiceGUI's "theme": so do
-# these over Quasar's, which take the outline from what has the focus.
+# Among important rules, the first layer wins; that is NiceGUI's "theme". So these rules
+# override Quasar's, which remove the outline of the focused element.
 _STYLE = """
 @layer theme {
   :focus-visible { outline: 2px solid var(--accent) !important;
@@ -166,14 +168,17 @@ a.nicegui-link { color: var(--accent) }
 
 
 class Console:
-    """What the pages share.
+    """The objects that the pages share.
 
     Attributes:
-        settings: with the console's own account of the broker.
-        watch: what is seen of the mesh.
-        dead_letters: what is known of them.
+        context: the parts that the gateway's routes share.
+        flows: all flows.
+        sessions: the current sessions.
+        settings: settings with the console's own broker account.
+        watch: the current state of the mesh.
+        dead_letters: the dead letters and the actions on them.
         alerts: the alerts.
-        routes: what is served beside the pages, to whoever is logged in.
+        routes: routes beside the pages; they need a session as well.
     """
 
     def __init__(self, context: Context, flows: Flows, sessions: Sessions) -> None:
@@ -186,22 +191,22 @@ class Console:
         self.routes = APIRouter()
 
     def viewer(self) -> Client | None:
-        """Who looks at the page that is being made or used; None once the session is
-        over."""
+        """The client whose page is being created or used; None if the session has
+        ended."""
         request = ui.context.client.request
         return self.sessions.client_of(request.cookies.get(COOKIE))
 
     def operator(self) -> Client | None:
-        """The viewer, if they may change something."""
+        """The viewer if it has the scope ``operate``, else None."""
         viewer = self.viewer()
         return viewer if viewer and OPERATE in viewer.scopes else None
 
     def may_operate(self) -> bool:
-        """Whether the viewer may change something."""
+        """Whether the viewer has the scope ``operate``."""
         return self.operator() is not None
 
     def button(self, name: str, action: Callable[[], object]) -> ui.button:
-        """A button for those who may change something."""
+        """A button; it is disabled for viewers without the scope ``operate``."""
         button = ui.button(name, on_click=action)
         if not self.may_operate():
             button.disable()
@@ -215,17 +220,17 @@ def _asked() -> str:
 
 
 def html(content: str = "") -> ui.html:
-    """HTML of a page's own; what comes from outside is in it by :func:`text`."""
+    """HTML of a page. Text from outside must pass :func:`text` first."""
     return ui.html(content, sanitize=False)
 
 
 def status(content: str = "") -> ui.html:
-    """HTML that is read out to those who hear the page when it changes."""
+    """HTML whose changes screen readers announce."""
     return html(content).props('role="status"')
 
 
 def scrolling(label: str) -> ui.html:
-    """HTML that scrolls where the window is narrow, by keyboard, too."""
+    """HTML that scrolls in a narrow window, also by keyboard."""
     box = html().classes("mesh-scroll")
     box.props.update({"tabindex": 0, "role": "region", "aria-label": label})
     return box
@@ -241,9 +246,11 @@ def table(
     """A table as HTML.
 
     Args:
-        rows: their cells, as HTML.
-        numbers: the columns of numbers.
-        of: the column that says what a row is of.
+        title: its caption, as HTML.
+        head: names of the columns.
+        rows: the cells, as HTML.
+        numbers: names of the columns with numbers.
+        of: index of the column that names the row; None if there is none.
     """
     kinds = [" class='n'" * (name in numbers) for name in head]
     lines = [
@@ -266,23 +273,23 @@ def table(
 
 
 def text(value: object) -> str:
-    """Text from outside, to stand in HTML."""
+    """Text from outside, escaped for HTML."""
     return escape(printable(str(value)))
 
 
 def bad(fault: object, kind: str = "") -> str:
-    """What is wrong, as HTML."""
+    """A fault as HTML; ``kind`` is an additional CSS class."""
     return f'<span class="mesh-bad {kind}">{text(fault)}</span>'
 
 
 def moment(at: float) -> str:
-    """A moment, epoch seconds, as people write it."""
+    """A moment, epoch seconds, as local date and time."""
     return f"{datetime.fromtimestamp(at).astimezone():%d %b %H:%M:%S}"
 
 
 @contextmanager
 def notified(kind: type[Exception] = MeshError) -> Iterator[None]:
-    """Whoever looks at the page is told of such a fault, which ends what is inside."""
+    """Show an exception of this kind as a notice; it ends the block."""
     try:
         yield
     except kind as error:
@@ -291,11 +298,13 @@ def notified(kind: type[Exception] = MeshError) -> Iterator[None]:
 
 @contextmanager
 def framed(console: Console, address: str, title: str = "") -> Iterator[None]:
-    """The frame of a page; its content goes inside.
+    """The frame of a page; the block adds its content.
 
     Args:
-        address: of the page; of one that leads to it, of a page that has a title.
-        title: of a page that is not in the list of pages.
+        console: the shared objects.
+        address: address of the page; for a page with a title, address of the page that
+            links to it.
+        title: title of a page that is not in :data:`PAGES`.
     """
     ui.add_css(_STYLE)
     ui.colors(primary="#1f5f8b", positive="#1b6e3c", negative="#b3261e")
@@ -322,8 +331,8 @@ def framed(console: Console, address: str, title: str = "") -> Iterator[None]:
     is_over = False
 
     def stay() -> None:
-        """Have the mesh looked at, as long as the session lasts; then lead to the
-        login, and a little later send no more to whoever did not follow."""
+        """Keep the watch running while the session lasts. Then open the login, and at
+        the next call delete the client if its browser did not leave the page."""
         nonlocal is_over
         if console.viewer() is not None:
             console.watch.want()

@@ -1,4 +1,4 @@
-"""Copies of messages as they pass, for one page; they end with it."""
+"""The page with copies of passing messages. They are copied only while it is open."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from meshtasks.text import clip
 _REFRESH_SECONDS = 0.5
 _POLL_SECONDS = 0.5
 _RETRY_SECONDS = 2.0
-#: Messages that are shown, and how many are sent to the browser at once.
+#: Messages on the page, and messages sent to the browser at once.
 _SHOWN, _AT_ONCE = 100, 20
-#: What is shown of each: of a body as bytes, a value as text, and the summary.
+#: Limits of one message: bytes of its body, characters of a value and of the summary.
 _BODY_BYTES, _VALUE_CHARS, _LINE_CHARS = 64 * 1024, 1_000, 120
-#: Members of a body that are shown, and how deep.
+#: Members of a body that are shown, and levels of nesting.
 _NODES, _DEPTH = 300, 20
 
 _STYLE = """
@@ -38,7 +38,7 @@ _STYLE = """
 .mesh-tree > div { padding-left: 1rem; overflow-wrap: anywhere }
 """
 
-#: Puts messages above those that are there; what is opened stays open.
+#: Inserts messages above the others; opened messages stay open.
 _SCRIPT = """
 (() => { const list = document.getElementById('live-messages'); if (!list) return;
   list.insertAdjacentHTML('afterbegin', %s);
@@ -51,7 +51,7 @@ _EMPTY = """
 
 
 def add_live(console: Console) -> None:
-    """Serve the page."""
+    """Add the page."""
 
     @ui.page("/live")
     def live(pattern: str = "sensors.#") -> None:
@@ -60,7 +60,7 @@ def add_live(console: Console) -> None:
 
 
 class _LivePage:
-    """One viewer's tap."""
+    """The page of one viewer, with a tap of its own."""
 
     def __init__(self, console: Console, pattern: str) -> None:
         self._listener = _Listener(console.settings, pattern)
@@ -76,7 +76,7 @@ class _LivePage:
         ui.element("div").props("id=live-messages").classes("w-full")
         ui.timer(_REFRESH_SECONDS, self._refresh)
         client = ui.context.client
-        client.on_connect(self._listener.start)  # a page that is never opened has none
+        client.on_connect(self._listener.start)  # not if the page is never opened
         client.on_delete(self._listener.stop)
 
     def _change(self) -> None:
@@ -102,13 +102,13 @@ class _LivePage:
 
 
 class _Listener:
-    """One page's tap, in a thread of its own.
+    """The tap of one page, in a thread of its own.
 
     Attributes:
-        state: what it does.
-        fault: why nothing is seen; empty while all is well.
-        passed: messages since the pattern was given.
-        left_out: those of them that came faster than they can be shown.
+        state: what the listener does, in words.
+        fault: why it receives nothing; empty if there is no fault.
+        passed: messages since the pattern was set.
+        left_out: those of them that are not shown because too many came at once.
     """
 
     def __init__(self, settings: Settings, pattern: str) -> None:
@@ -123,23 +123,23 @@ class _Listener:
         self._thread = threading.Thread(target=self._run, name="live", daemon=True)
 
     def start(self) -> None:
-        """Listen; a browser that connects again changes nothing."""
+        """Start listening; a browser that reconnects changes nothing."""
         if self._thread.ident is None and not self._stopping.is_set():
             self._thread.start()
 
     def stop(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._stopping.set()
         self._changed.set()
 
     def change(self, pattern: str) -> None:
-        """Listen to other routing keys."""
+        """Listen to other routing keys and reset the counts."""
         self._pattern = pattern
         self.passed = self.left_out = 0
         self._changed.set()
 
     def take(self) -> list[str]:
-        """What has passed since it was asked last, as HTML, the oldest first."""
+        """The messages since the last call, as HTML, oldest first."""
         with self._lock:
             waiting = list(self._waiting)
             self._waiting.clear()
@@ -171,7 +171,7 @@ class _Listener:
         self.passed += 1
         with self._lock:
             crowded = len(self._waiting) >= _AT_ONCE
-        if crowded:  # the page cannot be read so fast, or pauses
+        if crowded:  # too fast for the page, or the page is paused
             self.left_out += 1
             return
         entry = _entry(message, time.time())
@@ -194,7 +194,7 @@ def _entry(message: Message, at: float) -> str:
 
 
 def _body(body: bytes) -> str:
-    """A body as a tree; what is no JSON, or large, as the beginning of its text."""
+    """A body as a tree; the start of its text if it is not JSON or is too large."""
     why = ""
     if len(body) > _BODY_BYTES:
         why = f"<p class='mesh-dim'>The first of {len(body):,} bytes:</p>"
@@ -207,13 +207,13 @@ def _body(body: bytes) -> str:
 
 
 class _Tree:
-    """JSON as HTML that can be folded, up to a number of members."""
+    """JSON as HTML with details elements, up to a number of members."""
 
     def __init__(self) -> None:
         self._nodes = 0
 
     def html(self, name: str, value: Any, depth: int) -> str:
-        """A value, and what it is called."""
+        """A value with its name."""
         key = (
             f"<span class='k'>{text(clip(name, _VALUE_CHARS))}</span> " if name else ""
         )

@@ -1,6 +1,9 @@
-"""Puts the console into the gateway. Its libraries take 30 MB, which a small machine
-has better uses for while nobody looks: it is made when somebody comes to the login, who
-has a token to type meanwhile."""
+"""Mount the console in the gateway when it is first needed.
+
+Its libraries take 30 MB, which a small machine should not spend while nobody uses the
+console. It is created when somebody opens the login: it is ready when the token is
+typed.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,8 @@ from meshtasks.gateway.console.sessions import (
 )
 from meshtasks.gateway.context import Context
 
-#: Of the console. NiceGUI's programs, fonts and web socket are below the last.
+#: Addresses of the console. NiceGUI's scripts, fonts and web socket are below the
+#: second.
 _ADDRESSES = {*PAGES, EXPORT, *OPEN}
 _PROGRAMS = "/_nicegui"
 
@@ -35,7 +39,9 @@ def mount_console(app: FastAPI, context: Context, flows: Flows) -> None:
     """Serve the console at ``/``.
 
     Args:
-        app: the gateway; its routes come first.
+        app: the gateway; its own routes have priority.
+        context: the parts that the gateway's routes share.
+        flows: all flows.
     """
     console = _LazyConsole(app, context, flows)
     served = app.router.lifespan_context
@@ -51,7 +57,7 @@ def mount_console(app: FastAPI, context: Context, flows: Flows) -> None:
 
 
 class _LazyConsole:
-    """The login; and the console, from its first request on."""
+    """Serves the login, and from its first request on the console."""
 
     def __init__(self, gateway: FastAPI, context: Context, flows: Flows) -> None:
         self._gateway = gateway
@@ -68,7 +74,7 @@ class _LazyConsole:
         """Serve one request.
 
         Raises:
-            HTTPException: it is for no page.
+            HTTPException: it is not for a page.
         """
         path = scope["path"]
         if not (path in _ADDRESSES or path.startswith((_PROGRAMS, SENSOR))):
@@ -80,19 +86,19 @@ class _LazyConsole:
         if path in OPEN or not (is_program or is_known):
             await self._entrance(scope, receive, send)
             return
-        app = await asyncio.shield(made)  # goes on when the browser hangs up
+        app = await asyncio.shield(made)  # continues if the browser disconnects
         await app(scope, receive, send)
 
     def _made(self) -> asyncio.Task[FastAPI]:
-        """The console, which is made now at the latest."""
+        """The console's task; starts it if there is none, or if it failed."""
         is_lost = self._making and self._making.done() and self._making.exception()
         if self._making is None or is_lost:
             self._making = asyncio.create_task(self._start())
         return self._making
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer as the gateway does without the console, which is its last route: a
-        route of another method says which it has."""
+        """Respond as the gateway would without the console, which is mounted last: if
+        another method of the path exists, the response names it."""
         for route in self._gateway.routes:
             match, more = route.matches(scope)
             if match is Match.PARTIAL:
@@ -102,7 +108,7 @@ class _LazyConsole:
         raise HTTPException(HTTPStatus.NOT_FOUND)
 
     async def stop(self) -> None:
-        """End its threads."""
+        """End the console's threads."""
         if self._making is not None:
             await asyncio.wait([self._making])
         await self._running.aclose()
@@ -115,7 +121,7 @@ class _LazyConsole:
 
 
 def _create_console() -> Any:
-    """Import it, which takes a second and more."""
+    """Import the console; this takes more than a second."""
     from meshtasks.gateway.console.app import create_console  # noqa: PLC0415
 
     return create_console

@@ -1,9 +1,9 @@
-"""Who looks at the console: a token of the gateway, exchanged for a cookie.
+"""Logging in to the console: a token of the gateway is exchanged for a cookie.
 
-The cookie is a random number that means nothing elsewhere; it goes with the gateway's
-process. Pages of other sites can neither read it nor send it along with a change
-(``SameSite=Lax``, and what names another origin is refused: a page of another port of
-this host is of the same site).
+The cookie is a random number without meaning elsewhere. Sessions are in memory and end
+with the gateway's process. Pages of other sites can neither read the cookie nor send it
+with a change: it is ``SameSite=Lax``, and requests with a foreign origin are rejected,
+because a page of another port of this host belongs to the same site.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from meshtasks.gateway.clients import Client, RateLimit, Tokens
 COOKIE = "mesh_session"
 _LIFE_SECONDS = 12 * 3600.0
 _MOST_SESSIONS = 1_000
-#: Attempts of one address: so many at once, then one in so many seconds.
+#: Logins permitted to an address: so many at once, then one in so many seconds.
 _ATTEMPTS, _ATTEMPT_SECONDS = 5, 10.0
-#: Addresses whose attempts are remembered.
+#: Addresses whose logins are counted.
 _MOST_ADDRESSES = 10_000
-#: Whoever may look, and whoever may change something; the second includes the first.
+#: Scopes: to view the pages, and to change something; the second includes the first.
 VIEW, OPERATE = "view", "operate"
 
-#: Nothing is fetched from elsewhere, nobody may frame a page. Vue compiles templates in
-#: the browser, so scripts may be evaluated.
+#: Headers of every response: nothing is loaded from other hosts, and no page may be in
+#: a frame. Vue compiles templates in the browser, so scripts may be evaluated.
 _HEADERS = {
     "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' "
     "'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
@@ -56,17 +56,18 @@ _HEADERS = {
 }
 
 
-#: Programs and fonts of the page, whose addresses hold their version.
+#: Scripts and fonts whose addresses contain their version; and those generated at run
+#: time.
 _PROGRAMS, _MADE = f"/_nicegui/{version('nicegui')}/", "/dynamic_resources/"
 _HOST = re.compile(r"[A-Za-z0-9.-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?")
-#: Where a page's events come in.
+#: Path of the web socket for the events of a page.
 _SOCKET = "/_nicegui_ws"
-#: Open to all.
+#: Paths that need no session.
 OPEN = {"/login", "/logout"}
 
 
 class Sessions:
-    """Who is logged in, in memory."""
+    """The current sessions, in memory; thread-safe."""
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
@@ -75,7 +76,7 @@ class Sessions:
         self._lock = threading.Lock()
 
     def wait_seconds(self, address: str) -> float:
-        """Count an attempt to log in; 0 if it may be made, else how long to wait."""
+        """Count a login. Return 0 if it is permitted, else the seconds to wait."""
         address = _network_of(address)
         with self._lock:
             limit = self._attempts.setdefault(
@@ -87,9 +88,11 @@ class Sessions:
         return limit.wait_seconds(address, time.monotonic())
 
     def begin(self, token: str, address: str) -> str | None:
-        """The value of a new session's cookie; None if the token is nobody's, or may
-        neither view nor operate. The attempts of an address that has one are
-        forgotten."""
+        """Begin a session and return the value of its cookie.
+
+        The logins counted for the address are reset. The result is None if the token is
+        unknown, or has neither the scope ``view`` nor ``operate``.
+        """
         client = self._tokens.client_of(token)
         if client is None or not client.scopes & {VIEW, OPERATE}:
             return None
@@ -102,7 +105,7 @@ class Sessions:
         return cookie
 
     def client_of(self, cookie: str | None) -> Client | None:
-        """Whose session a cookie is; None if it is over, or was none."""
+        """The client of a session; None if the cookie is unknown or has expired."""
         if not cookie:
             return None
         with self._lock:
@@ -110,13 +113,13 @@ class Sessions:
         return client if time.monotonic() < ends_at else None
 
     def end(self, cookie: str | None) -> None:
-        """Forget a session."""
+        """End a session."""
         with self._lock:
             self._sessions.pop(_digest(cookie or ""), None)
 
 
 def _network_of(address: str) -> str:
-    """The network that one person has: of IPv6, 2**64 addresses."""
+    """The network of an address: a client with IPv6 has 2**64 addresses, so its /64."""
     with suppress(ValueError):
         parsed = ip_address(address)
         if parsed.version == 6:  # noqa: PLR2004 - the protocol's
@@ -152,12 +155,12 @@ _PAGE = Template("""<!doctype html>
 
 
 def routes(sessions: Sessions) -> APIRouter:
-    """Logging in and out."""
+    """The routes to log in and out."""
     router = APIRouter(include_in_schema=False)
 
     @router.get("/login")
     def show_login(request: Request) -> Response:
-        """The form; or, with a token in the address, the session at once."""
+        """The login form; a token in the address begins the session directly."""
         if token := request.query_params.get("token"):
             return _log_in(request, token, "/")
         return _form("", _local(request.query_params.get("next", "/")))
@@ -204,8 +207,8 @@ def routes(sessions: Sessions) -> APIRouter:
 
 
 def _is_encrypted(request: Request) -> bool:
-    """Whether the browser speaks TLS, with us or with a proxy in front; whoever makes
-    up that header only has a cookie of their own that is kept more carefully."""
+    """Whether the browser uses TLS, to the gateway or to a proxy. A client that forges
+    the proxy's header only gets a cookie that its browser sends over TLS alone."""
     said = request.headers.get("x-forwarded-proto", "")
     return "https" in {request.url.scheme, said.split(",")[0].strip().lower()}
 
@@ -215,13 +218,13 @@ def _form(text: str, after: str, status: int = HTTPStatus.OK) -> Response:
 
 
 def _local(path: str) -> str:
-    """A page of this console, whatever was asked for."""
+    """The path if it is a page of this console, else ``/``."""
     is_path = path.startswith("/") and not path.startswith("//") and "\\" not in path
     return quote(path, safe="/?=&") if is_path else "/"
 
 
 class Guard:
-    """Lets only those see the console who are logged in."""
+    """Permits access to the console only with a session."""
 
     def __init__(self, app: ASGIApp, sessions: Sessions) -> None:
         self._app = app
@@ -255,28 +258,30 @@ class Guard:
 
 
 def _is_foreign(scope: Scope, headers: Headers) -> bool:
-    """Whether a page of another origin asks for a change or for a web socket. Its
-    browser sends our cookie along if only the port differs: cookies know no ports."""
-    is_page = not scope["path"].startswith(_SOCKET)  # which may be polled, too
+    """Whether a page of another origin requests a change or a web socket. Its browser
+    sends the cookie even if only the port differs, because cookies ignore ports."""
+    # The path of the web socket also serves long polling.
+    is_page = not scope["path"].startswith(_SOCKET)
     is_read = scope["type"] == "http" and scope["method"] in {"GET", "HEAD", "OPTIONS"}
     if is_read and is_page:
         return False
     origin = headers.get("origin")
     if origin is None or headers.get("sec-fetch-site") == "same-origin":
-        return False  # no browser; or it says so itself
-    # A proxy may speak TLS for us, so of the origin only the host is compared. No page
-    # can have a browser send the second header elsewhere without asking first.
+        return False  # not a browser, or the same origin
+    # A proxy may terminate TLS, so only the host of the origin is compared. A page
+    # cannot make a browser send x-forwarded-host to another origin without a CORS
+    # preflight.
     ours = {headers.get(name, "").lower() for name in ("host", "x-forwarded-host")}
     return urlsplit(origin).netloc.lower() not in ours - {""}
 
 
 def cookie_of(scope: Scope) -> str | None:
-    """The value of the session's cookie in a request."""
+    """The value of the session's cookie in a request, or None."""
     return HTTPConnection(scope).cookies.get(COOKIE)
 
 
 def _with_headers(send: Send, request: Headers, path: str) -> Send:
-    # not every browser takes 'self' for web sockets, too
+    # in some browsers 'self' does not include web sockets
     host = request.get("host", "")
     sockets = f" ws://{host} wss://{host}" if _HOST.fullmatch(host) else ""
 

@@ -1,4 +1,4 @@
-"""SQL over the archive, with a table and a chart of what it gives."""
+"""SQL queries of the archive, with their results as table and chart."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from meshtasks.observation.query import Answered, QueryRefused
 
 logger = logging.getLogger(__name__)
 
-#: Rows that the page shows of those it gets.
+#: Rows of a result that the page shows.
 _ROWS = 500
 _CHARS = 500
 _EXAMPLES = {
@@ -30,12 +30,12 @@ _EXAMPLES = {
     "FROM archive GROUP BY ALL ORDER BY ALL",
     "Columns": "DESCRIBE readings",
 }
-#: Colours of the chart, kept off the rest of the page.
+#: Colours of the chart, limited to it so that the rest of the page keeps its own.
 _CHART_STYLE = STYLE.replace(":root {", ".mesh-chart {")
 
 
 class SqlPanel:
-    """One viewer's queries."""
+    """The panel of one viewer."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -1,4 +1,5 @@
-"""What would become of a message: explained, judged while it is typed, published."""
+"""The page that checks a message while it is typed, explains its path and publishes
+it."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ _EXAMPLE_KEY, _EXAMPLE_BODY = (
 
 
 def add_trying(console: Console) -> None:
-    """Serve the page."""
+    """Add the page."""
 
     @ui.page("/try")
     def trying() -> None:
@@ -89,7 +90,7 @@ def add_trying(console: Console) -> None:
 
 
 def _fate(console: Console, exchange: str, routing_key: str, body: bytes) -> str:
-    """What would become of a message, as HTML: what is stored, or why it would be a
+    """The result for a message, as HTML: what would be stored, or why it would be a
     dead letter."""
     try:
         queues = console.context.validator.check(exchange, routing_key, body)
@@ -105,12 +106,12 @@ def _fate(console: Console, exchange: str, routing_key: str, body: bytes) -> str
 def as_stored(
     console: Console, routing_key: str, body: bytes, queues: Iterable[str]
 ) -> str:
-    """What a message that its queues take is stored as, as HTML."""
+    """What is stored of a message that its queues accept, as HTML."""
     kinds = console.settings.read(KINDS)
     try:
         document = from_json(body)
         row = reading_of(document, routing_key, round(time.time() * 1000), kinds)
-    except (InvalidMessage, ValueError):  # it is no reading, or not one object of JSON
+    except (InvalidMessage, ValueError):  # not a reading, or not one JSON object
         return f"<div class='mesh-good'>{text(', '.join(queues))} would take it.</div>"
     return (
         "<div class='mesh-good'>This would be stored as "
@@ -125,18 +126,18 @@ def _exchange(console: Console, routing_key: str) -> str:
 
 
 def _routing_key(text: str) -> str:
-    """What a message has that is published with this routing key, or to this topic: the
-    broker puts dots for the slashes of a topic."""
+    """The routing key for a routing key or an MQTT topic. The broker replaces the
+    slashes of a topic by dots."""
     return text.strip().replace("/", ".")
 
 
 def _bytes(text: str) -> bytes:
-    """What is typed as it is sent; a half of a character is none."""
+    """The text as UTF-8; half of a surrogate pair is replaced."""
     return text.encode(errors="replace")
 
 
 def _way(console: Console, exchange: str, routing_key: str, body: bytes) -> str:
-    """The way of a message as HTML; of one that nobody takes, what is to be added."""
+    """The path of a message as HTML; if no queue takes it, what to add."""
     settings = console.settings
     topology = settings.read(TOPOLOGY)
     if fault := fault_of_key(routing_key):

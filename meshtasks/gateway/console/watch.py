@@ -1,4 +1,4 @@
-"""What the pages show, looked at once for all of them, and only while one is open."""
+"""The state of the mesh for all pages; it is read only while a page is open."""
 
 from __future__ import annotations
 
@@ -42,36 +42,36 @@ logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _LOOK_SECONDS = 3.0
-#: The state is read less often: all sensors are in it.
+#: Minimum interval to read the state. It is longer, because all sensors are read.
 _STATE_SECONDS = 5.0
-#: A page says so often that it is there; without any the broker is left alone.
+#: Without a report of an open page for so long, the threads pause.
 _UNWATCHED_SECONDS = 30.0
 _HISTORY_SECONDS = 120.0
-#: The first page does not wait for the libraries that read the history.
+#: Delay of the history's libraries, so that the first page does not wait for them.
 _SETTLING_SECONDS = 1.0
 _RETRY_SECONDS = 2.0
-#: What takes long is read seldom.
+#: The pause after reading the state is at least so many times its duration.
 _RESTS = 20.0
-#: Copies of readings are taken together: to wake up for each costs more than it does.
+#: Copies of readings are read in bursts, because a wake-up for each costs more.
 _BURST_SECONDS, _ARRIVED_SECONDS = 0.5, 0.001
 _SENSORS = "sensors.#"
 _SENSOR_EXCHANGES = ("sensors", MQTT_EXCHANGE)
-#: What was read is shown to all pages for so long.
+#: All pages share the alerts that were read at most so long ago.
 _FRESH_SECONDS = 2.5
 _EVENTS, _ALERTS = 50, 200
 
 
 class MeshWatch:
-    """Looks at the mesh in threads of its own, as long as somebody looks at a page.
+    """Watches the mesh in threads of its own while a page is open.
 
     Attributes:
-        snapshot: of the mesh; None before the first.
-        answers: of the workers.
-        seen: what the workers did, since somebody looks at their page.
-        latest: the latest values.
-        rooms: the curves of the last 24 hours, by the archive.
-        today: what the state says of this day.
-        state_fault: why it cannot be read; empty if it can.
+        snapshot: the mesh; None before the first snapshot.
+        answers: the latest answers of the workers.
+        seen: events of the workers since their page was opened.
+        latest: the latest values of the sensors.
+        rooms: curves of the last 24 hours from the archive.
+        today: the state's records of this day.
+        state_fault: why the state cannot be read; empty if it can.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -100,28 +100,30 @@ class MeshWatch:
         ]
 
     def start(self) -> None:
-        """Start the threads; they rest until a page is opened."""
+        """Start the threads; they wait until a page is opened."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """End them."""
+        """End the threads."""
         self._stopping.set()
         self._wake_up.set()
         for thread in self._threads:
             thread.join()
 
     def want(self) -> None:
-        """A page is open."""
+        """Report that a page is open."""
         self._wanted_until = time.monotonic() + _UNWATCHED_SECONDS
         self._wake_up.set()
 
     def want_workers(self) -> None:
-        """The page of the workers is open, whose events cost a broker much."""
+        """Report that the workers' page is open. Their events are received only then,
+        because they cost a broker much."""
         self._are_workers_wanted = True
 
     def shared(self, name: str, make: Callable[[], _T]) -> _T:
-        """What is made once for all pages, and anew after a look."""
+        """Return what ``make`` returns; the result is shared by all pages until the
+        mesh is watched again."""
         now, seen = time.monotonic(), (self.snapshot is not None, self._is_state_read)
         made_at, seen_then, made = self._shared.get(name, (0.0, None, None))
         if seen != seen_then or now >= made_at + 0.9 * _LOOK_SECONDS:
@@ -130,7 +132,7 @@ class MeshWatch:
         return cast("_T", made)
 
     def headline(self) -> list[Line]:
-        """What is not well; the gravest first."""
+        """What is not well, the most severe first."""
         if self.snapshot is None:
             return []
         lines = self.today.headline(self.snapshot, self.answers)
@@ -140,7 +142,7 @@ class MeshWatch:
         return time.monotonic() < self._wanted_until and not self._stopping.is_set()
 
     def _next_watch(self) -> bool:
-        """Wait until a page is open; False at the end."""
+        """Wait until a page is open; return False when the watch is stopped."""
         while not self._is_wanted() and not self._stopping.is_set():
             self._wake_up.wait()
             self._wake_up.clear()
@@ -177,7 +179,7 @@ class MeshWatch:
                         else:
                             self._stopping.wait(_BURST_SECONDS)
             except (Transient, ConfigError, ChannelError):
-                # the snapshot names the fault
+                # the snapshot reports the fault
                 self._stopping.wait(_RETRY_SECONDS)
 
     def _read_state(self) -> None:
@@ -197,7 +199,7 @@ class MeshWatch:
         self._next_watch()
         self._stopping.wait(_SETTLING_SECONDS)
         while self._next_watch():
-            with suppress(MeshError):  # of the store; the snapshot names it
+            with suppress(MeshError):  # of the store; tried again at the next interval
                 self.rooms = _rooms(self._settings)
             self._stopping.wait(_HISTORY_SECONDS)
 
@@ -230,10 +232,10 @@ class Alerts(NamedTuple):
 
     Attributes:
         taken_at: epoch seconds.
-        shown: those that go on, and those of the last week, some of them at most.
-        notified: by fingerprint, what the receivers of each route know.
-        silences: those that last.
-        events: what happened lately, the newest first.
+        shown: active alerts, and alerts of the last week; at most :data:`_ALERTS`.
+        notified: notification state of each route, by fingerprint and route.
+        silences: silences that have not ended.
+        events: latest events of alerts, newest first.
     """
 
     taken_at: float
@@ -244,12 +246,12 @@ class Alerts(NamedTuple):
 
     @property
     def firing(self) -> list[CurrentAlert]:
-        """Those that go on."""
+        """The active alerts."""
         return [each for each in self.shown if each.alert.firing]
 
 
 class AlertsModel:
-    """The alerts, for all pages."""
+    """The alerts, read once for all pages."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -272,12 +274,12 @@ class AlertsModel:
     async def change(
         self, write: Callable[[AlertTables, float], None], who: str, what: str
     ) -> None:
-        """Change something; all of it is done or none.
+        """Change alerts or silences in one transaction.
 
         Args:
-            write: does it, given the tables and the time.
-            who: for the log.
-            what: was done, for the log.
+            write: makes the change with the tables and the current time.
+            who: name of the client, for the log.
+            what: what was done, for the log.
 
         Raises:
             MeshError: the state cannot be written.
