@@ -1,4 +1,5 @@
-"""Alerts: those that go on and went on, who was notified; acknowledged and silenced."""
+"""The page of alerts: active and past ones, and who was notified. Viewers with the
+scope ``operate`` acknowledge and silence them."""
 
 from __future__ import annotations
 
@@ -37,14 +38,14 @@ from meshtasks.text import printable
 
 _REFRESH_SECONDS = 3.0
 _DAY_SECONDS = 24 * 3600.0
-#: How wide the timeline is, in its own units; the least that is seen of an episode.
+#: Width of the timeline and least width of an episode, in units of the SVG.
 _WIDTH, _LEAST = 240.0, 1.0
 _MUTED = 10
 _CONDITION = re.compile(r'(?:[^,"]|"[^"]*"?)+')
 
 
 def add_alerts(console: Console) -> None:
-    """Serve the page."""
+    """Add the page."""
 
     @ui.page("/alerts")
     def alerts(alert: str = "") -> None:
@@ -53,10 +54,11 @@ def add_alerts(console: Console) -> None:
 
 
 class _AlertsPage:
-    """One viewer's look at the alerts.
+    """The page of one viewer.
 
     Args:
-        chosen: fingerprint of the alert that comes first; may be empty.
+        console: the shared objects.
+        chosen: fingerprint of the alert that is shown first; may be empty.
     """
 
     def __init__(self, console: Console, chosen: str) -> None:
@@ -101,7 +103,7 @@ class _AlertsPage:
         self._history.set_content(_history(known.events))
 
     def _times(self, alert: AlertState) -> int:
-        """How often it went on in the last 24 hours."""
+        """The number of episodes of an alert in the last 24 hours."""
         since = self._now - _DAY_SECONDS
         return sum(
             each.ended_at is None or each.ended_at > since for each in episodes(alert)
@@ -110,7 +112,7 @@ class _AlertsPage:
     def _make(
         self, item: tuple[CurrentAlert, Alerts]
     ) -> Change[tuple[CurrentAlert, Alerts]]:
-        """A card; its buttons act on the alert as it is when they are pressed."""
+        """Fill a card. Its buttons use the latest state of the alert."""
         alert = item[0].alert
         content = html()
         with ui.row():
@@ -158,7 +160,7 @@ class _AlertsPage:
         )
 
     def _timeline(self, alert: AlertState) -> str:
-        """The last 24 hours of an alert."""
+        """The episodes of the last 24 hours as SVG."""
         since, times = self._now - _DAY_SECONDS, self._times(alert)
         bars, lasted = "", 0.0
         for episode in episodes(alert):
@@ -247,12 +249,13 @@ def ask_silence(
     after: Callable[[], Awaitable[None]],
     source: str = "",
 ) -> None:
-    """Open the dialog, which shows what the silence would mute now.
+    """Open the dialog for a new silence. It shows which alerts the silence would mute.
 
     Args:
-        labels: to begin with.
+        console: the shared objects.
+        labels: the conditions at first.
         after: called when the silence has begun.
-        source: of the alert, to begin with if no label can be written.
+        source: source of the alert: the condition at first if no label can be one.
     """
     conditions = _conditions(labels)
     if source and not conditions:
@@ -310,17 +313,18 @@ def ask_silence(
 
 
 def _matchers(conditions: str) -> list[Matcher]:
-    """Conditions with commas between them; one within double quotes is no end.
+    """Parse conditions that are separated by commas; a comma in double quotes does not
+    separate.
 
     Raises:
-        ValueError: one is none.
+        ValueError: a part is not a condition.
     """
     parts = (part.strip() for part in _CONDITION.findall(conditions))
     return [parse_matcher(part) for part in parts if part]
 
 
 def _conditions(labels: Mapping[str, str]) -> str:
-    """The conditions that these labels meet, but for those that cannot be written."""
+    """The labels as conditions, without those that conditions cannot express."""
     written = []
     for name, value in sorted(labels.items()):
         for condition in (f"{name}={value}", f'{name}="{value}"'):

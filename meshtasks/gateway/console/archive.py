@@ -1,4 +1,4 @@
-"""The archive: a calendar of what is there, whether it is sound, replaying it, SQL."""
+"""The page of the archive: a calendar, verification, replay, and SQL queries."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from meshtasks.gateway.console.sql import SqlPanel
 from meshtasks.observation.archived import ArchivedDay, Calendar, calendar_of
 
 _EVER = Period()
-#: Months that are shown at first, and more with each press.
+#: Months that are shown at first, and that each click adds.
 _MONTHS = 6
 _HOURS = 24
 _ALL = "all domains"
@@ -57,7 +57,7 @@ _STYLE = """
 
 
 def add_archive(console: Console) -> None:
-    """Serve the page."""
+    """Add the page."""
     jobs = Jobs()
     records: Records = {}
     app.on_shutdown(jobs.stop)
@@ -71,7 +71,7 @@ def add_archive(console: Console) -> None:
 
 
 class _ArchivePage:
-    """One viewer's look at the archive."""
+    """The page of one viewer."""
 
     def __init__(self, console: Console, jobs: Jobs, records: Records) -> None:
         self._env = console.settings.env
@@ -181,7 +181,7 @@ class _ArchivePage:
         )
 
     def _counted(self, day: date, found: Mapping[str, ArchivedDay]) -> int | None:
-        """Records of a day, if all its objects were counted."""
+        """The number of records of a day; None if not all its objects were counted."""
         total = 0
         for name, of_day in found.items():
             objects, records = self._records.get((name, day), (0, 0))
@@ -191,7 +191,7 @@ class _ArchivePage:
         return total
 
     async def _choose(self, event: Any) -> None:
-        """Show a day, and count its records."""
+        """Show a day and count its records."""
         try:
             day = date.fromisoformat(str(event.args))
         except ValueError:
@@ -260,7 +260,7 @@ def _hours(found: Mapping[str, ArchivedDay]) -> set[int]:
 
 
 def _hours_bar(hours: set[int]) -> str:
-    """Which hours have something, so that a gap within a day is seen."""
+    """The hours with an object as a bar, so that a gap within a day is visible."""
     path = "".join(f"M{hour} 0h1v1h-1z" for hour in sorted(hours))
     return (
         f"<svg viewBox='0 0 {_HOURS} 1' preserveAspectRatio='none' aria-hidden='true'>"
@@ -269,7 +269,7 @@ def _hours_bar(hours: set[int]) -> str:
 
 
 def _hours_in_words(hours: set[int]) -> str:
-    """Spans of hours, and single ones."""
+    """Hours as text: intervals, and single hours."""
     spans: list[list[int]] = []
     for hour in sorted(hours):
         if spans and spans[-1][1] == hour - 1:

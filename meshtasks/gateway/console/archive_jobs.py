@@ -1,5 +1,5 @@
-"""Verifying and replaying the archive: work that goes on while pages come and go; its
-progress is shown, and it can be ended from any page."""
+"""Verify and replay the archive. A job continues while pages are opened and closed;
+every page shows its progress and can end it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from meshtasks.text import masked
 
 logger = logging.getLogger(__name__)
 
-#: Lines that are kept of what was found.
+#: Lines with findings that are kept.
 _LINES = 200
 _REFRESH_SECONDS = 0.5
 _EVERYWHERE = "the queues they once reached"
@@ -52,16 +52,21 @@ class Job:
     """Work in a thread of its own.
 
     Args:
-        name: what it does, as the beginning of a sentence: ``Verifying``.
-        who: has started it.
-        work: does it; looks at :attr:`stopping` now and then, and tells of its
-            progress. What it raises of the mesh's errors becomes :attr:`fault`.
+        name: what the job does, as the beginning of a sentence: ``Verifying``.
+        who: name of the client that started it.
+        work: does the work. It checks :attr:`stopping` regularly and reports its
+            progress. A :class:`MeshError` that it raises becomes :attr:`fault`.
 
     Attributes:
-        summary: what has come of it.
-        fault: why it ended before its end.
-        lines: what was found; the first of it.
-        ended_at: epoch seconds; None while it goes on.
+        stopping: ends the work when set.
+        done: objects that are done.
+        total: all objects.
+        note: a note about the progress.
+        summary: the result, as a sentence.
+        fault: why the job failed; empty if it did not.
+        lines: the first findings.
+        more_lines: number of further findings.
+        ended_at: epoch seconds; None while the job runs.
     """
 
     def __init__(self, name: str, who: str, work: Callable[[Job], None]) -> None:
@@ -78,24 +83,24 @@ class Job:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         logger.info("%s, for %s on the console", self.name, self.who)
         self._thread.start()
 
     def stop(self) -> None:
-        """Have it end soon."""
+        """Ask the work to end."""
         self.stopping.set()
 
     def wait(self, within_seconds: float) -> None:
-        """Wait for its end."""
+        """Wait for the end of the thread, at most so long."""
         self._thread.join(within_seconds)
 
     def report(self, done: int, total: int, note: str = "") -> None:
-        """Say how much is done."""
+        """Report the progress."""
         self.done, self.total, self.note = done, total, note
 
     def say(self, line: str) -> None:
-        """Say what was found."""
+        """Add a finding."""
         if len(self.lines) < _LINES:
             self.lines.append(line)
         else:
@@ -103,11 +108,11 @@ class Job:
 
     @property
     def runs(self) -> bool:
-        """Whether it goes on."""
+        """Whether the job runs."""
         return self.ended_at is None
 
     def state(self) -> str:
-        """How it stands, as a sentence."""
+        """The state of the job as a sentence."""
         if self.runs:
             ending = "is being ended" if self.stopping.is_set() else "under way"
             note = f", {self.note}" * bool(self.note)
@@ -134,14 +139,14 @@ class Job:
 
 
 class Jobs:
-    """One job at a time; the last one is remembered."""
+    """Runs one job at a time and keeps the last one."""
 
     def __init__(self) -> None:
         self.last: Job | None = None
         self._lock = threading.Lock()
 
     def start(self, job: Job) -> Job | None:
-        """Start it, unless another goes on, which is returned."""
+        """Start a job. If another job runs, return that job instead."""
         with self._lock:
             if self.last is not None and self.last.runs:
                 return self.last
@@ -150,19 +155,19 @@ class Jobs:
         return None
 
     def stop(self, within_seconds: float = 5.0) -> None:
-        """End what goes on."""
+        """End the current job and wait for it, at most so long."""
         if self.last is not None and self.last.runs:
             self.last.stop()
             self.last.wait(within_seconds)
 
 
-#: Records by domain and date, with the number of objects that they were counted in.
+#: Number of objects and of their records, by domain and date.
 Records = dict[tuple[str, date], tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What is to be replayed, and how."""
+    """The options of a verification or replay."""
 
     period: Period
     domains: tuple[str, ...]
@@ -173,11 +178,13 @@ class _Wanted:
 
 
 class ArchiveJobs:
-    """The part of the page that reads the archive or replays it.
+    """The part of the page that verifies and replays the archive.
 
     Args:
-        records: where counted records are put.
-        changed: called when more records are known.
+        console: the shared objects.
+        jobs: the jobs of all pages.
+        records: counted records are added here.
+        changed: called when a job has ended: more records may be counted.
     """
 
     def __init__(
@@ -228,16 +235,16 @@ class ArchiveJobs:
         ui.timer(_REFRESH_SECONDS, self._refresh)
 
     def know(self, domains: Iterable[str]) -> None:
-        """Offer these domains."""
+        """Set the domains that can be selected."""
         self._domains.set_options(list(domains))
 
     def choose(self, day: date) -> None:
-        """Propose a day."""
+        """Set the fields to the period of a day."""
         self._start.set_value(f"{day}T00:00+00:00")
         self._end.set_value(f"{day + timedelta(days=1)}T00:00+00:00")
 
     async def count(self, day: date, found: Mapping[str, ArchivedDay]) -> str:
-        """Count the records of a day; what went wrong, if something did."""
+        """Count the records of a day. Return the faults that were found, or empty."""
         env = self._console.settings.env
         start = moment_of(f"{day}T00:00+00:00", 0.0)
         period = Period(start, start + timedelta(days=1).total_seconds())
@@ -262,7 +269,7 @@ class ArchiveJobs:
         self._planned = None
 
     def _wanted(self) -> _Wanted | None:
-        """What the fields say; None if one cannot be read."""
+        """The values of the fields; None if one of them is invalid."""
         now = time.time()
         start, end = self._start.value.strip(), self._end.value.strip()
         queue = self._queue.value
@@ -311,7 +318,7 @@ class ArchiveJobs:
         self._note((each for each in objects if each.parsed), verified.records)
 
     def _note(self, objects: Iterable[Found], records: Counter[str]) -> None:
-        """Keep what was counted, of every day and domain."""
+        """Add the counted records of every day and domain."""
         counts: dict[tuple[str, date], list[int]] = defaultdict(lambda: [0, 0])
         for found in objects:
             if found.parsed and found.info.name in records:
@@ -339,10 +346,10 @@ class ArchiveJobs:
         self._begin("Replaying", lambda job: self._send(job, planned, dry=False))
 
     def _send(self, job: Job, wanted: _Wanted, *, dry: bool) -> None:
-        """Replay, or count what would be.
+        """Replay records, or count those that would be replayed.
 
         Raises:
-            MeshError: the archive or the broker cannot be reached.
+            MeshError: the archive or the broker is unavailable.
         """
         settings = self._console.settings
         url = settings.env.amqp_url

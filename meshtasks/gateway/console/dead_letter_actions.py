@@ -1,5 +1,5 @@
-"""What is done with dead letters, wherever they are shown: looked at, edited,
-replayed, dropped."""
+"""The actions on dead letters for every page that shows them: open, edit, replay,
+drop."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ from meshtasks.gateway.console.trying import as_stored
 from meshtasks.observation.dead_letters import WaitingDeadLetter
 from meshtasks.text import clip
 
-#: A larger body is shown in part, and edited with the command: the browser sends what
-#: is typed in one piece.
+#: A larger body is shown in part, and edited with the command, because the browser
+#: sends the typed text in one piece.
 _EDITABLE_BYTES, _SHOWN_CHARS = 128 * 1024, 4_000
-#: After so many milliseconds without a key the verdict is asked for.
+#: The message is checked when no key was pressed for so many milliseconds.
 _PAUSE_MS = 250
-#: How bodies begin that are compressed.
+#: First bytes of compressed bodies.
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2"}
 
 
 class DeadLetterActions:
-    """A part of a page that shows dead letters; made where its dialogs are to be."""
+    """A part of a page that shows dead letters. Its dialogs belong to the element in
+    which it is created."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -60,7 +61,7 @@ class DeadLetterActions:
 
         def change(now: WaitingDeadLetter) -> None:
             nonlocal waiting
-            waiting = now  # the same letter; its body may be kept no more
+            waiting = now  # the same dead letter; its body may no longer be kept
 
         return change
 
@@ -86,7 +87,7 @@ class DeadLetterActions:
         self._console.button(name, staying(self._place, action))
 
     async def _replay(self, selection: Selection, *, checked: bool = False) -> None:
-        """Show what a replay would do, and do it if that is wanted."""
+        """Show what a replay would do, and replay if the viewer confirms."""
         plan = None
         with notified():
             plan = await self._model.plan(selection, checked=checked)
@@ -144,11 +145,11 @@ class DeadLetterActions:
             await self._changed()
 
     async def _changed(self) -> None:
-        """Called when dead letters were taken away."""
+        """Called after dead letters were removed; subclasses update the page."""
 
 
 def outcome(result: Replayed, verb: str) -> str:
-    """What a replay did, or would do, as HTML."""
+    """The result of a replay, or of its plan, as HTML."""
     lines = [f"{count:,} to {name}" for name, count in result.requeued.most_common()]
     lines += [f"{count:,} kept: {why}" for why, count in result.kept.most_common()]
     items = "".join(f"<li>{text(line)}</li>" for line in lines) + "".join(
@@ -162,7 +163,7 @@ def outcome(result: Replayed, verb: str) -> str:
 
 
 def moment_text(at: float | None) -> str:
-    """When a message failed, epoch seconds, as people write it."""
+    """The time of a failure, epoch seconds, as text."""
     return "at an unknown time" if at is None else moment(at)
 
 
@@ -179,8 +180,8 @@ class DeadLetterDialog:
         self._after = self._before
 
     async def answer(self) -> tuple[str, dict[str, bytes] | None] | None:
-        """What is to be done: ``replay``, with the edited body by its id, or ``drop``;
-        None for nothing."""
+        """Show the dialog and return the viewer's choice: ``replay`` with edited bodies
+        by id, or ``drop``; None if it was closed."""
         letter, body = self._letter, self._delivery.body
         with ui.dialog() as dialog, ui.card().classes("w-full"):
             dialog.props('aria-label="A dead letter"')
@@ -198,10 +199,10 @@ class DeadLetterDialog:
             fate = status()
 
             async def judge() -> None:
-                """Say what would become of what is typed."""
+                """Show what would happen to the typed body."""
                 self._after = typed = editor.value or "" if editor else self._before
                 verdict = await asyncio.to_thread(self._verdict, typed)
-                if typed == self._after:  # else the next one is on its way
+                if typed == self._after:  # else the next check is running
                     fate.set_content(verdict)
 
             def replay() -> None:

@@ -1,4 +1,4 @@
-"""Dead letters: grouped by cause, looked at, edited, replayed, dropped, exported."""
+"""The page of dead letters, grouped by cause, with their actions and their export."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from meshtasks.observation.dead_letters import (
 )
 from meshtasks.text import printable
 
-#: Causes that are shown.
+#: Causes that are shown, largest first.
 _CAUSES = 100
 _REFRESH_SECONDS = 0.5
-#: Many dead letters are not looked at again for whoever opens the page so soon after. A
-#: few are, and also when their number changes, but no more often than that.
+#: Many dead letters are read when the page is opened, unless they were read so lately.
+#: A few are also read again when their number changes, at this interval at most.
 _FRESH_SECONDS, _FEW, _FEW_SECONDS = 60.0, 500, 5.0
 
 
 def add_dead_letters(console: Console) -> None:
-    """Serve the page."""
+    """Add the page and the export."""
 
     @ui.page("/dead-letters")
     def letters() -> None:
@@ -72,7 +72,7 @@ def add_dead_letters(console: Console) -> None:
 
 
 class _DeadLettersPage(DeadLetterActions):
-    """One viewer's look at the dead letters."""
+    """The page of one viewer."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -111,8 +111,8 @@ class _DeadLettersPage(DeadLetterActions):
             await self._model.look()
 
     def _comes_anew(self, waiting: WaitingDeadLetters) -> bool:
-        """Whether what was found before the page was opened is not worth showing, since
-        a look at so few is over at once."""
+        """Whether the dead letters were read before the page was opened and are so few
+        that it is better to wait for the next read."""
         return waiting.total <= _FEW and waiting.taken_at < self._opened_at
 
     async def _refresh(self) -> None:
@@ -146,7 +146,7 @@ class _DeadLettersPage(DeadLetterActions):
         )
 
     def _now(self) -> int:
-        """How many there are, as the snapshot says."""
+        """The current number of dead letters, from the latest snapshot."""
         snapshot, waiting = self._console.watch.snapshot, self._model.waiting
         if snapshot is None or (waiting and snapshot.taken_at < waiting.taken_at):
             return waiting.total if waiting else 0
@@ -160,8 +160,8 @@ class _DeadLettersPage(DeadLetterActions):
         )
 
     def _make(self, cause: DeadLettersOfCause) -> Change[DeadLettersOfCause]:
-        """A card; it is filled when it is opened, since there may be thousands of
-        elements that are never looked at."""
+        """Fill a card. Its content is created when it is opened, because there may be
+        thousands of elements."""
         shown = cause
         expansion = ui.expansion(" ").classes("w-full")
         with expansion:
@@ -196,7 +196,8 @@ class _DeadLettersPage(DeadLetterActions):
         return change
 
     def _fill(self, cause: DeadLettersOfCause) -> Change[DeadLettersOfCause]:
-        """Show a few of a cause; gives what shows others of it."""
+        """Show the actions and examples of a cause. Return the function that updates
+        them."""
         count = cause.found.count
         all_of_it = Selection(cause=cause.found.cause)
         with ui.row():

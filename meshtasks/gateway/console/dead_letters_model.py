@@ -1,5 +1,5 @@
-"""What is known of the dead letters, and what is done with them: looked at once for all
-pages, and one thing at a time, since a look keeps others out of the queue."""
+"""The dead letters for all pages, and the actions on them. One action runs at a time,
+because others cannot peek the queue meanwhile."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from meshtasks.observation.dead_letters import (
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-#: Of each cause, so many are shown.
+#: Dead letters that are shown of each cause.
 _EXAMPLES = 25
-#: Exported lines that wait for the browser, in bytes.
+#: Size of the chunks of an export, bytes.
 _CHUNK_BYTES = 64 * 1024
 
 
 @dataclass(slots=True)
 class DeadLetterJob:
-    """Something that goes on.
+    """An action that runs.
 
     Attributes:
-        what: it is.
-        done: dead letters that were gone through.
-        total: of so many.
-        note: what came of it so far.
-        is_brief: others wait for it; else they are refused meanwhile.
-        stopping: ends it, in good order, when it is set.
+        what: the action, as the beginning of a sentence.
+        done: dead letters that were processed.
+        total: all dead letters in the queue.
+        note: the result so far.
+        is_brief: whether other actions wait for it; if false, they are refused.
+        stopping: ends the action when set; the dead letters are requeued as usual.
     """
 
     what: str
@@ -58,7 +58,7 @@ class DeadLetterJob:
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def progress(self, held: HeldMessages) -> None:
-        """Note how far it is."""
+        """Update the progress."""
         self.done, self.total = held.seen, held.total
 
     @override
@@ -68,16 +68,16 @@ class DeadLetterJob:
 
 
 class DeadLettersModel:
-    """The dead letters, for all pages.
+    """The dead letters, read once for all pages.
 
     Args:
-        settings: with the console's account of the broker.
-        refusal: why a dead letter would fail again.
+        settings: settings with the console's own broker account.
+        refusal: returns why a dead letter would fail again, or None.
 
     Attributes:
-        waiting: what was found by the last look; None before the first.
-        job: what goes on; None for nothing.
-        fault: why the last look found nothing; empty if it did.
+        waiting: the dead letters of the last successful read; None before it.
+        job: the current action; None if there is none.
+        fault: why the last read failed; empty if it succeeded.
     """
 
     def __init__(self, settings: Settings, refusal: Refusal) -> None:
@@ -91,12 +91,13 @@ class DeadLettersModel:
         self._lock = asyncio.Lock()
 
     def stop(self) -> None:
-        """End what goes on, in good order."""
+        """End the current action; the dead letters are requeued as usual."""
         if self.job:
             self.job.stopping.set()
 
     async def look(self) -> None:
-        """Look at the dead letters, unless something goes on."""
+        """Read the dead letters, unless an action runs. A failure sets
+        :attr:`fault`."""
         if self.job is not None:
             return
         try:
@@ -117,11 +118,10 @@ class DeadLettersModel:
     async def some(
         self, selection: Selection, most: int = _EXAMPLES
     ) -> list[WaitingDeadLetter]:
-        """The first of those that are selected, with their messages; they stay where
-        they are.
+        """The first selected dead letters with their messages; they stay in the queue.
 
         Raises:
-            MeshError: they cannot be looked at now.
+            MeshError: the queue cannot be read now.
         """
 
         def look(job: DeadLetterJob) -> list[WaitingDeadLetter]:
@@ -139,10 +139,11 @@ class DeadLettersModel:
         """What a replay would do.
 
         Args:
-            checked: only of those that would succeed.
+            selection: the dead letters.
+            checked: only those that would succeed.
 
         Raises:
-            MeshError: they cannot be looked at now.
+            MeshError: the queue cannot be read now.
         """
         refusal = self._refusal if checked else None
         plan = ReplayPlan(selection, self._topology, refusal)
@@ -163,16 +164,17 @@ class DeadLettersModel:
         rate: float | None = None,
         edited: Mapping[str, bytes] | None = None,
     ) -> Replayed:
-        """Replay, and look again.
+        """Replay dead letters, then read the queue again.
 
         Args:
-            who: does it.
+            selection: the dead letters.
+            who: name of the client, for the log.
             checked: only those that would succeed.
-            rate: messages a second, at most.
-            edited: by id, bodies to send instead of their own.
+            rate: messages per second at most; None for no limit.
+            edited: bodies to send in place of the original ones, by id.
 
         Raises:
-            MeshError: the broker went away, or somebody else is at the queue.
+            MeshError: the broker is unavailable, or another client reads the queue.
         """
         job = DeadLetterJob("Replaying", is_brief=False)
 
@@ -201,10 +203,10 @@ class DeadLettersModel:
             await self.look()
 
     async def drop(self, selection: Selection, *, who: str) -> int:
-        """Delete for good, and look again; how many.
+        """Delete dead letters, then read the queue again. Return their number.
 
         Raises:
-            MeshError: they cannot be looked at now.
+            MeshError: the queue cannot be read now.
         """
         dropped = await self._do(
             DeadLetterJob("Deleting"),
@@ -215,10 +217,10 @@ class DeadLettersModel:
         return dropped
 
     def lines(self, selection: Selection) -> Iterator[bytes]:
-        """Dead letters as ``meshtasks dlq export`` writes them.
+        """Dead letters in chunks of lines, as ``meshtasks dlq export`` writes them.
 
         Raises:
-            MeshError: they cannot be looked at now.
+            MeshError: the queue cannot be read now.
         """
         chunk = bytearray()
         with closing(self._each(DeadLetterJob("Exporting"))) as letters:
@@ -231,10 +233,10 @@ class DeadLettersModel:
         yield bytes(chunk)
 
     def _each(self, job: DeadLetterJob) -> Generator[tuple[DeadLetter, Delivery]]:
-        """All dead letters, which stay where they are.
+        """All dead letters; they stay in the queue.
 
         Raises:
-            MeshError: they cannot be looked at now.
+            MeshError: the queue cannot be read now.
         """
         with peek(self._url, self._queue, stopping=job.stopping) as held:
             for delivery in held:
@@ -242,11 +244,11 @@ class DeadLettersModel:
                 job.progress(held)
 
     async def _do(self, job: DeadLetterJob, work: Callable[[DeadLetterJob], _T]) -> _T:
-        """Run it in a thread.
+        """Run an action in a thread.
 
         Raises:
-            QueueBusy: something else goes on.
-            MeshError: it failed.
+            QueueBusy: an action runs that is not brief.
+            MeshError: the action failed.
         """
         if self.job is not None and not self.job.is_brief:
             message = f"not now: {self.job}"

@@ -1,5 +1,5 @@
-"""Exchanges, queues, workers and sinks, as they are now: a picture that is made
-once for its shape, then only what changes is changed."""
+"""The page of exchanges, queues, workers and sinks as they are now. The picture is
+drawn when the graph changes; after that only texts and classes are updated."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from meshtasks.observation.flow_map import (
 from meshtasks.text import clip
 
 _REFRESH_SECONDS = 3.0
-#: All of the picture is sent so often, for a browser that missed something.
+#: Every so many updates the whole picture is sent, for browsers that missed one.
 _WHOLE_EVERY = 10
-#: A backlog that shrinks slower than this has no end in sight.
+#: If a backlog shrinks by less, messages per second, no time is estimated for it.
 _LEAST_PER_SECOND = 0.05
-#: Pixels.
+#: Sizes in pixels.
 _WIDTHS: Mapping[Kind, int] = {
     "exchange": 150,
     "queue": 230,
@@ -52,7 +52,7 @@ _CHAR = 7.0
 
 
 def add_flow(console: Console) -> None:
-    """Serve the page."""
+    """Add the page."""
 
     @ui.page("/flow")
     def flow() -> None:
@@ -61,7 +61,7 @@ def add_flow(console: Console) -> None:
 
 
 class _FlowPage:
-    """One viewer's look at the flow."""
+    """The page of one viewer."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -74,7 +74,7 @@ class _FlowPage:
         self._state = status()
         self._drawn = scrolling("The flow")
         self._queues, self._workers = scrolling("Queues"), scrolling("Workers")
-        self._queues.classes("mesh-wide")  # the list of a narrow window says the same
+        self._queues.classes("mesh-wide")  # a narrow window has the list instead
         self._refresh()
         ui.timer(_REFRESH_SECONDS, self._refresh)
 
@@ -101,7 +101,7 @@ class _FlowPage:
 
 
 def _looks(console: Console, graph: FlowMap) -> dict[str, Look]:
-    """What is to be seen of every box."""
+    """What each box shows, by its key."""
     snapshot, answers = console.watch.snapshot, console.watch.answers
     looks: dict[str, Look] = {}
     for queue in snapshot.queues if snapshot else ():
@@ -162,7 +162,7 @@ def _number(value: float | None) -> str:
 
 
 def _state(console: Console, queue: QueueState) -> str:
-    """What holds a queue up, or when its backlog will be gone."""
+    """Why a queue is not consumed, or when its backlog will be gone; may be empty."""
     for answer in console.watch.answers:
         if queue.name in map(queue_of, answer.resting):
             return f"paused: {answer.faults or 'its circuit is open'}"
@@ -214,7 +214,7 @@ STYLE = """
 :root { --page: #f4f6f8 } body.body--dark { --page: #12181d }
 """
 
-#: Changes what is given by name: text and class, and nothing that is as it should be.
+#: Updates texts and classes of elements by name, where they differ.
 SCRIPT = """
 (() => { for (const [name, [content, kind]] of Object.entries(%s)) {
   for (const element of document.querySelectorAll(`[data-flow="${name}"]`)) {
@@ -228,7 +228,7 @@ SCRIPT = """
 
 
 class Shown(NamedTuple):
-    """What an element shows: its text, and its class; None is left alone."""
+    """The text and the class of an element; None is not updated."""
 
     content: str | None
     kind: str | None
@@ -236,13 +236,13 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What is shown of a box or an arrow.
+    """What a box and its arrows show.
 
     Attributes:
-        line: the second of a box; the rate beside a queue.
-        bad: something is wrong with it.
-        rate_in: messages a second that come in; None is unknown.
-        rate_out: that go out.
+        line: second line of the box.
+        bad: whether something is wrong.
+        rate_in: incoming messages per second; None if not known.
+        rate_out: outgoing messages per second; None if not known.
     """
 
     line: str = ""
@@ -252,7 +252,7 @@ class Look:
 
 
 class Picture:
-    """A picture of a graph."""
+    """A graph drawn as SVG and as a list."""
 
     def __init__(self, graph: FlowMap) -> None:
         self._graph = graph
@@ -261,11 +261,11 @@ class Picture:
         self._shown: dict[str, Shown] = {}
 
     def svg(self, looks: Mapping[str, Look], words: str) -> str:
-        """The whole of it.
+        """The picture as SVG.
 
         Args:
-            looks: by the key of the box.
-            words: the same for those who cannot see it.
+            looks: what each box shows, by its key.
+            words: a description for screen readers.
         """
         self._shown = self._all(looks)
         width = max(self._left.values(), default=0) + _MARGIN
@@ -281,8 +281,8 @@ class Picture:
         )
 
     def listing(self) -> str:
-        """The same from above to below, for a narrow window: every exchange with the
-        queues that it leads to, then workers and sinks."""
+        """The graph as a list for a narrow window: every exchange with its
+        destinations, then workers and sinks."""
         nodes = self._graph.nodes.values()
         exchanges = "".join(
             f"<section style='border-color:{colour_of(node.name)}'><h2 class='mesh-h2'>"
@@ -314,7 +314,7 @@ class Picture:
         )
 
     def _said(self, node: Node) -> str:
-        """What is to be seen of a box, in a line."""
+        """What a box shows, as a line of the list."""
         name = self._ids[node.key]
         return "".join(
             f"<span data-flow='{each}' class='{self._shown[each].kind}'>"
@@ -324,10 +324,11 @@ class Picture:
         )
 
     def changes(self, looks: Mapping[str, Look], *, everything: bool) -> str:
-        """A script that brings the picture up to date; empty if it is.
+        """A script that updates the picture; empty if nothing changed.
 
         Args:
-            everything: not only what has changed since the last time.
+            looks: what each box shows, by its key.
+            everything: update all elements, not only changed ones.
         """
         now = self._all(looks)
         changed = {
@@ -339,7 +340,7 @@ class Picture:
         return SCRIPT % json.dumps(changed).replace("<", "\\u003c") if changed else ""
 
     def _all(self, looks: Mapping[str, Look]) -> dict[str, Shown]:
-        """What every element shows."""
+        """The text and class of every element, by its name."""
         shown: dict[str, Shown] = {}
         for key, node in self._graph.nodes.items():
             look, name = looks.get(key, Look()), self._ids[key]
@@ -353,7 +354,7 @@ class Picture:
         return shown
 
     def _stroke(self, edge: Edge, looks: Mapping[str, Look]) -> str:
-        """How thick an arrow is, and whether nothing passes it."""
+        """The class of an arrow: its width, and whether nothing passes it."""
         source, target = looks.get(edge.source, Look()), looks.get(edge.target, Look())
         if edge.target.startswith("sink:"):
             return "w0 stopped" if target.bad else "w0"
@@ -363,7 +364,7 @@ class Picture:
         return f"w{min(3, math.ceil(math.log10(1 + (rate or 0))))}{stopped}"
 
     def _heads(self) -> str:
-        """What stands in the columns."""
+        """The headings of the columns."""
         heads: dict[int, str] = {}
         for node in self._graph.nodes.values():
             heads.setdefault(node.column, f"{node.kind}s")
@@ -373,7 +374,7 @@ class Picture:
         )
 
     def _place(self, node: Node) -> tuple[float, float]:
-        """Its left upper corner; shorter columns stand in the middle."""
+        """The upper left corner of a box. Shorter columns spread over the height."""
         mine = sum(each.column == node.column for each in self._graph.nodes.values())
         step = _ROW * self._graph.rows / mine
         y = _HEAD + step * node.row + (step - _HEIGHT) / 2
@@ -384,7 +385,7 @@ class Picture:
         (x1, y1), (x2, y2) = self._place(source), self._place(target)
         y1, y2 = y1 + _HEIGHT / 2, y2 + _HEIGHT / 2
         x1 += _WIDTHS[source.kind]
-        if source.column == target.column:  # of a circle of exchanges
+        if source.column == target.column:  # exchanges bound in a cycle
             x2 += _WIDTHS[target.kind]
             bend = x1 + _GAP / 2
             way = f"M{x1:.0f} {y1:.0f}C{bend:.0f} {y1:.0f} {bend:.0f} {y2:.0f}"
@@ -427,13 +428,13 @@ class Picture:
 
 
 def _colour(node: Node) -> str:
-    """That of its domain, if it is of one."""
+    """The colour of the node's domain, or a neutral one."""
     of_domain = node.kind in {"exchange", "queue"}
     return colour_of(node.name) if of_domain else "var(--line)"
 
 
 def _lefts(graph: FlowMap) -> dict[int, int]:
-    """Where each column begins, and one more where the last ends."""
+    """The left edge of each column, and the right edge of the last one."""
     kinds = {node.column: node.kind for node in graph.nodes.values()}
     left, lefts = _MARGIN, {}
     for column in sorted(kinds):

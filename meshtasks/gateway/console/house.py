@@ -1,4 +1,4 @@
-"""The first page: is all well, and what every room is like."""
+"""The first page: the headline, and the values of every room."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from meshtasks.text import clip
 
 _REFRESH_SECONDS, _BEGINNING_SECONDS = 3.0, 0.1
 _WIDTH, _HEIGHT = 240, 36
-#: A battery below is marked, percent.
+#: A battery level below this is marked as low, percent.
 _LOW_PERCENT = 15.0
-#: Labels of alerts that name no room and no device.
+#: Labels of alerts whose values name neither a room nor a device.
 _OF_RULES = frozenset({"kind", "field", "rule"})
 _TITLE_CHARS, _NAME_CHARS = 200, 120
-#: Changes values and their moments, by the id of their row.
+#: Updates values and their times, by the number of their row.
 _SCRIPT = """
 (() => { for (const [row, [value, at]] of Object.entries(%s)) {
   const element = document.getElementById(`row-${row}`); if (!element) continue
@@ -51,7 +51,7 @@ _SCRIPT = """
 
 
 def add_house(console: Console) -> None:
-    """Serve the page."""
+    """Add the page."""
     rooms = Rooms(console.watch)
 
     @ui.page("/")
@@ -78,7 +78,7 @@ def add_house(console: Console) -> None:
                 seen = look.number
 
             def begin() -> None:
-                """Show what is there as soon as the mesh was looked at."""
+                """Update the page as soon as there is a first snapshot."""
                 if console.watch.snapshot is not None:
                     beginning.cancel()
                     refresh()
@@ -107,7 +107,7 @@ def _make(card: RoomCard) -> Change[RoomCard]:
 
 
 def sentence(console: Console) -> str:
-    """Whether all is well, as HTML."""
+    """The headline as HTML."""
     if console.watch.snapshot is None:
         return "Looking at the mesh …"
     lines = console.watch.headline()
@@ -124,7 +124,7 @@ def _line(line: Line) -> str:
 
 
 def _counts(console: Console) -> str:
-    """The ledger of the day, and how much comes now."""
+    """The ledger of the day and the current rate, as HTML."""
     snapshot = console.watch.snapshot
     if snapshot is None:
         return ""
@@ -145,8 +145,8 @@ def _counts(console: Console) -> str:
     )
 
 
-#: Says an age in the words of ``span_text``. What changes is seen at once, so that a
-#: value never stands beside the age of the one before.
+#: Shows ages in the words of ``span_text``. Changes of the page are observed, so that a
+#: new value never stands beside the age of the old one.
 _COUNTING = """<script>(() => {
   const ahead = Date.now() / 1000 - %.3f
   const units = [[172800, 86400, "d"], [7200, 3600, "h"], [60, 60, "min"], [1, 1, "s"]]
@@ -176,15 +176,15 @@ _COUNTING = """<script>(() => {
 
 
 def count_ages() -> None:
-    """Have this page count the ages on it."""
+    """Add the script that updates the ages on this page."""
     ui.add_head_html(_COUNTING % time.time())
 
 
 def age(at: float) -> str:
-    """An age as HTML: of a moment, epoch seconds."""
+    """The age of a moment, epoch seconds, as HTML."""
     try:
         clock = f"{datetime.fromtimestamp(at).astimezone():%H:%M:%S}"
-    except (ValueError, OverflowError, OSError):  # of a clock that is wrong
+    except (ValueError, OverflowError, OSError):  # from a wrong clock
         clock = ""
     return f'<time class="mesh-dim mesh-age" data-at="{at:.3f}">{clock}</time>'
 
@@ -193,8 +193,10 @@ class CardRow(NamedTuple):
     """A value in a card.
 
     Attributes:
-        number: unlike that of any other.
-        is_silent: its sensor is, for longer than usual.
+        number: number of its row on all pages; unique.
+        key: room, kind and sensor.
+        value: the latest value.
+        is_silent: whether the sensor is silent for longer than usual.
     """
 
     number: int
@@ -204,26 +206,26 @@ class CardRow(NamedTuple):
 
     @property
     def shape(self) -> tuple[object, ...]:
-        """What of it is HTML, and no value that changes."""
+        """What the HTML of the row depends on, without the value and its time."""
         if _is_battery(self.key):
             return self
         return self.number, self.is_silent, self.value.unit, self.value.routing_key
 
     @property
     def shown(self) -> tuple[str, float]:
-        """Its value, and the moment of it."""
+        """The value as text, and its time in epoch seconds."""
         return f"{self.value.value:.4g}", round(self.value.at, 3)
 
 
 @dataclass(frozen=True)
 class RoomCard:
-    """A card.
+    """The card of a room.
 
     Attributes:
         room: name of the room, or of a device without one.
         rows: its values, by kind.
-        curves: by kind.
-        alerts: of its room or of one of its devices, that go on.
+        curves: its curves, by kind.
+        alerts: active alerts of the room or of one of its devices.
     """
 
     room: str
@@ -233,14 +235,14 @@ class RoomCard:
 
     @cached_property
     def shape(self) -> tuple[object, ...]:
-        """What its HTML is made of, but for values that change."""
+        """What the HTML of the card depends on, without values and their times."""
         alerts = [(each.alert.fingerprint, *_said_of(each)) for each in self.alerts]
-        curves = [*map(id, self.curves.values())]  # they are made anew as one
+        curves = [*map(id, self.curves.values())]  # a new read makes new objects
         return tuple(row.shape for row in self.rows), tuple(alerts), tuple(curves)
 
     @cached_property
     def html(self) -> str:
-        """All of it."""
+        """The card as HTML."""
         lines = f"<h2>{text(clip(_spoken(self.room), _NAME_CHARS))}</h2>"
         lines += "".join(map(_alert_row, self.alerts))
         for kind, rows in groupby(self.rows, key=lambda row: row.key.kind):
@@ -255,10 +257,10 @@ class RoomsNow:
     """The rooms at one moment.
 
     Attributes:
-        number: one more than that of the look before.
+        number: counts the updates.
         cards: by room.
-        values: of all rows, by their numbers.
-        before: those of the look before.
+        values: text and time of all rows, by the number of the row.
+        before: the values of the previous update.
     """
 
     number: int
@@ -267,7 +269,7 @@ class RoomsNow:
     before: Mapping[int, tuple[str, float]]
 
     def changes(self, *, since: int) -> str:
-        """A script that brings a page up to date that was told of that look."""
+        """A script that updates a page that has the values of update ``since``."""
         if since == self.number:
             return ""
         return self._latest if since == self.number - 1 else _script(self.values)
@@ -278,7 +280,7 @@ class RoomsNow:
 
 
 class Rooms:
-    """The rooms, looked at for all pages."""
+    """The rooms, computed once for all pages."""
 
     def __init__(self, watch: MeshWatch) -> None:
         self._watch = watch
@@ -287,7 +289,7 @@ class Rooms:
         self._last = RoomsNow(0, (), {}, {})
 
     def look(self) -> RoomsNow:
-        """What is there now."""
+        """The rooms now."""
         cards = list(self._cards())
         rows = [row for _, card in cards for row in card.rows]
         self._numbers = {row.key: row.number for row in rows}
@@ -353,7 +355,7 @@ def _end_of(curve: Curve) -> LatestValue:
 
 
 def _by_name(alerts: Iterable[CurrentAlert]) -> dict[str, list[CurrentAlert]]:
-    """Alerts by what their labels name."""
+    """Alerts by the values of their labels."""
     found: dict[str, list[CurrentAlert]] = {}
     for each in alerts:
         labels = each.alert.own_labels
@@ -363,7 +365,7 @@ def _by_name(alerts: Iterable[CurrentAlert]) -> dict[str, list[CurrentAlert]]:
 
 
 def _said_of(current: CurrentAlert) -> tuple[str, str]:
-    """What is said of an alert, and its state."""
+    """The text of an alert, and its state."""
     alert = current.alert
     return f"{alert.severity} alert: {clip(alert.title, _TITLE_CHARS)}", current.state
 
@@ -398,7 +400,7 @@ def _row(row: CardRow) -> str:
 
 
 def _battery(value: LatestValue) -> str:
-    """A level, or whether it is low."""
+    """A battery level, or whether it is low, as HTML."""
     if value.unit:
         level, is_low = f"{value.value:.4g} {value.unit}", value.value < _LOW_PERCENT
     else:
@@ -408,7 +410,7 @@ def _battery(value: LatestValue) -> str:
 
 
 def _sparkline(curve: Curve, kind: str) -> str:
-    """The last 24 hours; gaps stay gaps."""
+    """A curve of the last 24 hours as SVG, with its gaps."""
     known = [mean for mean in curve.means if mean is not None]
     low, high = min(known), max(known)
     start, end = curve.times[0].timestamp(), curve.times[-1].timestamp()
@@ -432,7 +434,7 @@ def _sparkline(curve: Curve, kind: str) -> str:
 
 
 def _short(key: SensorKey) -> str:
-    """The sensor, less what stands beside it."""
+    """The sensor id without words that the row shows anyway."""
     words = re.split(r"[-_. ]", key.sensor_id)
     beside = {*re.split(r"[-_. ]", key.room), key.kind}
     return clip(" ".join(word for word in words if word not in beside), _NAME_CHARS)

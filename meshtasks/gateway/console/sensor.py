@@ -1,4 +1,4 @@
-"""A sensor: its curve with what each hole is due to, its last messages, its rules."""
+"""The page of a sensor: its curve with causes of its gaps, its messages, its rules."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ from meshtasks.records.kinds import KINDS
 from meshtasks.rules.config import RULES, Rule
 from meshtasks.text import clip
 
-#: Annotations of a curve; there may be thousands of gaps.
+#: Annotations of a curve at most: there may be thousands of gaps.
 _MOST = 40
 _REFRESH_SECONDS = 10.0
 _SOON_SECONDS = 0.2
-#: What a curve may show, in hours.
+#: Time ranges of the curve, hours.
 _RANGES = {"1 h": 1, "6 h": 6, "24 h": 24, "7 d": 168, "30 d": 720}
 _SHORTEST, _USUAL, _LONGEST = 0.1, 24.0, 720.0
 _WIDTH, _HEIGHT = 1000, 240
@@ -60,12 +60,12 @@ _MESSAGE_CHARS = 500
 
 
 class Annotation(NamedTuple):
-    """A part of the curve, and why it is as it is.
+    """A part of the curve with its causes.
 
     Attributes:
         window: the part.
-        is_hole: there are no readings in it.
-        causes: what says most comes first.
+        is_hole: whether it is a gap: it has no readings.
+        causes: the most relevant first.
     """
 
     window: Window
@@ -74,16 +74,16 @@ class Annotation(NamedTuple):
 
 
 class SensorView(NamedTuple):
-    """What the page shows.
+    """The contents of the page.
 
     Attributes:
-        key: routing key and id; None of a sensor that nobody knows.
-        answer: why it is as it is now.
-        points: of the curve, in order of time.
+        key: routing key and id; None if the sensor is unknown.
+        answer: the causes now.
+        points: points of the curve, in order of time.
         fault: why there is no curve; empty if there is one.
         annotations: the latest first.
-        rules: that watch it.
-        labels: that alerts of it have.
+        rules: the rules that watch the sensor.
+        labels: the labels that its alerts have.
     """
 
     key: tuple[str, str] | None
@@ -98,12 +98,17 @@ class SensorView(NamedTuple):
 def _view(
     console: Console, name: str, sensor_id: str, begins_at: float, now: float
 ) -> SensorView:
-    """What is shown of a sensor.
+    """Find the contents of the page.
 
     Args:
-        name: as ``meshtasks why`` takes it.
-        sensor_id: chooses one of several that the name may mean; may be empty.
-        begins_at: of the curve, which ends now; epoch seconds.
+        console: the shared objects.
+        name: a name as in ``meshtasks why``.
+        sensor_id: selects one of several sensors of this name; may be empty.
+        begins_at: begin of the curve, epoch seconds.
+        now: end of the curve, epoch seconds.
+
+    Raises:
+        MeshError: the state cannot be read.
     """
     settings, live = console.settings, _live(console.watch)
     why = Why(settings, console.flows, now=now)
@@ -134,7 +139,7 @@ def _view(
 
 
 def _live(watch: MeshWatch) -> Live | None:
-    """The mesh as the last look has found it."""
+    """The broker and the workers as the watch last saw them; None before that."""
     snapshot = watch.snapshot
     if snapshot is None:
         return None
@@ -145,7 +150,7 @@ def _live(watch: MeshWatch) -> Live | None:
 
 
 def _annotations(facts: Facts, begins_at: float) -> list[Annotation]:
-    """The holes, and what else was wrong; the latest first."""
+    """The gaps and the other causes since ``begins_at``; the latest first."""
     holes = [
         Window(gap.begins_at, gap.ends_at)
         for gap in facts.gaps
@@ -160,7 +165,7 @@ def _annotations(facts: Facts, begins_at: float) -> list[Annotation]:
     said = {cause.sentence for each in found for cause in each.causes}
     whole = Window(begins_at, None)
     found += [
-        Annotation(Window(cause.begins_at, cause.ends_at), False, (cause,))  # noqa: FBT003 - likewise
+        Annotation(Window(cause.begins_at, cause.ends_at), False, (cause,))  # noqa: FBT003 - a field
         for cause in causes(facts, whole, is_hole=False)
         if cause.sentence not in said
     ]
@@ -168,7 +173,7 @@ def _annotations(facts: Facts, begins_at: float) -> list[Annotation]:
 
 
 def add_sensor(console: Console) -> None:
-    """Serve the page."""
+    """Add the page."""
 
     @ui.page(SENSOR + "{key:path}")
     def sensor(key: str, id: str = "", hours: float = _USUAL) -> None:  # noqa: A002 - its name in the address
@@ -179,7 +184,7 @@ def add_sensor(console: Console) -> None:
 
 
 class _SensorPage:
-    """One viewer's look at a sensor."""
+    """The page of one viewer."""
 
     def __init__(
         self, console: Console, key: str, sensor_id: str, hours: float
@@ -233,8 +238,8 @@ class _SensorPage:
 
 
 class _DeadLetters(DeadLetterActions):
-    """The dead letters of a sensor; looked for when somebody asks, since a look keeps
-    others out of their queue."""
+    """The dead letters of a sensor. They are read on request, because others cannot
+    peek the queue meanwhile."""
 
     def __init__(self, console: Console, key: str, sensor_id: str) -> None:
         html("<h2 class='mesh-h2'>Its dead letters</h2>")
@@ -279,7 +284,7 @@ def _answer(view: SensorView) -> str:
 
 
 class _Scale(NamedTuple):
-    """From moments and values to places in the picture."""
+    """Converts times and values to positions in the picture."""
 
     begins: float
     ends: float
@@ -296,7 +301,7 @@ class _Scale(NamedTuple):
 
 
 def _curve(view: SensorView, begins: float, ends: float) -> str:
-    """The curve as SVG, with what is annotated shaded; holes stay holes."""
+    """The curve as SVG, with gaps and shaded annotations."""
     values = [point.value for point in view.points]
     unit = view.answer.sensor.unit if view.answer.sensor else ""
     low, high = min(values, default=0.0), max(values, default=1.0)
@@ -344,7 +349,7 @@ def _path(view: SensorView, scale: _Scale) -> str:
         )
         pen = "M" if cut else "L"
         parts.append(f"{pen}{scale.x(at):.1f} {scale.y(value):.1f}")
-        if cut:  # a point that stands alone is seen, too
+        if cut:  # so that a single point is visible
             parts.append("h0.01")
         before = at
     return " ".join(parts)

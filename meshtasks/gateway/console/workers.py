@@ -1,5 +1,5 @@
-"""Workers and what they have done, commands with a form each, and ways to other
-programs."""
+"""The page of workers and their batches, of commands with a form each, and of links to
+other programs."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ logger = logging.getLogger(__name__)
 
 _REFRESH_SECONDS = 2.0
 _TASKS, _CHARS = 20, 300
-#: Names of programs as they write themselves.
+#: Names of programs in their own spelling.
 _NAMES = {"rabbitmq": "RabbitMQ", "n8n": "n8n", "ntfy": "ntfy", "influxdb": "InfluxDB"}
 _OUTCOMES = ("succeeded", "retried", "failed")
-#: How what is typed is read.
+#: Hints for fields whose text is parsed.
 _WRITTEN = {"texts": "One a line.", "json": "As JSON."}
 
 
 def add_workers(console: Console) -> None:
-    """Serve the page."""
+    """Add the page."""
 
     @ui.page("/workers")
     def workers() -> None:
@@ -83,7 +83,7 @@ def _links(console: Console) -> None:
 
 
 class _CommandForm:
-    """A command, to be started as it is over HTTP."""
+    """The form of a command; it starts the command as the HTTP API does."""
 
     def __init__(self, console: Console, command: Command[Any]) -> None:
         self._console = console
@@ -135,7 +135,7 @@ class _CommandForm:
 
 
 def _workers(console: Console) -> str:
-    """Every worker that is heard of: its state, what it consumes, its last batch."""
+    """Every known worker: its state, its queues, its last batch."""
     snapshot = console.watch.snapshot
     seen = {each.name: each for each in console.watch.seen.workers}
     answers = {each.name: each for each in console.watch.answers}
@@ -206,7 +206,7 @@ def _batch_line(batch: BatchEvent) -> str:
 
 
 def _tasks(console: Console, viewer: Client) -> str:
-    """What was started of late: one's own, or with the scope operate that of all."""
+    """The latest commands: those of the viewer, or with ``operate`` those of all."""
     client = None if "operate" in viewer.scopes else viewer.name
     try:
         tasks = console.context.store.latest(_TASKS, client)
@@ -243,14 +243,14 @@ _Schema = Mapping[str, Any]
 
 
 class FieldFault(ValueError):
-    """What was typed cannot be read; the text names the field."""
+    """The text of a field cannot be parsed; the message names the field."""
 
 
 class Form:
     """Fields for the members of an object.
 
     Args:
-        model: of the object; its JSON schema says what the fields are.
+        model: model of the object; its JSON schema decides the fields.
     """
 
     def __init__(self, model: type[BaseModel]) -> None:
@@ -262,17 +262,17 @@ class Form:
         }
 
     def values(self) -> dict[str, Any]:
-        """What was filled in, as JSON; what was not is left out.
+        """The values of the fields as JSON data; empty optional fields are left out.
 
         Raises:
-            FieldFault: it cannot be read.
+            FieldFault: a field cannot be parsed.
         """
         given = {name: field.value() for name, field in self._fields.items()}
         return {name: value for name, value in given.items() if value is not None}
 
 
 class _Field:
-    """One member."""
+    """The field of one member."""
 
     def __init__(self, name: str, schema: _Schema, *, required: bool) -> None:
         self._name = name
@@ -309,10 +309,10 @@ class _Field:
         return ui.textarea(label, value=text).props("autogrow outlined")
 
     def value(self) -> Any:
-        """What was filled in, as JSON; None is nothing.
+        """The value as JSON data; None if the field is empty.
 
         Raises:
-            FieldFault: it cannot be read.
+            FieldFault: the text cannot be parsed, or a required value is missing.
         """
         given = self._element.value
         if self._kind in {"text", "texts", "json"}:
@@ -338,14 +338,14 @@ class _Field:
 
 
 def kinds_of(model: type[BaseModel]) -> dict[str, str]:
-    """What kind of field each member of an object has."""
+    """The kind of field for each member of an object."""
     schema = model.model_json_schema()
     members = schema.get("properties", {}).items()
     return {name: _kind(_plain(each, schema)) for name, each in members}
 
 
 def _plain(schema: _Schema, whole: _Schema) -> _Schema:
-    """A schema without what refers to others, and without null beside another."""
+    """The schema with references resolved, and without null as an alternative."""
     several = ("anyOf", "oneOf", "allOf")
     beside = {key: schema[key] for key in schema if key not in {"$ref", *several}}
     if reference := schema.get("$ref"):
