@@ -40,7 +40,7 @@ from meshtasks.flows.timeseries_queries import retention_of, victoriametrics_sta
 _READS_AT_ONCE = 8
 #: Messages of one publish.
 _BATCH = 500
-#: If the broker is unavailable, publishing is tried again for so long, at this
+#: If the broker becomes unavailable: how long publishing is tried again, and at which
 #: interval.
 _PATIENCE_SECONDS, _AGAIN_SECONDS = 60.0, 0.5
 _DAMAGED_LINE = "a line is damaged; meshtasks archive verify names its object"

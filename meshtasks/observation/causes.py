@@ -75,12 +75,12 @@ _RANKS = (
 #: If the readings under two routing keys are further apart than this, one device has
 #: moved: it no longer uses the old key. Otherwise there are two devices.
 _SIBLINGS_SECONDS = 60.0
-#: Without a moment, causes that ended at most so long ago come before older ones.
+#: Without a moment, causes that ended within this time come before older ones.
 CURRENT_SECONDS = 60.0
 #: Delays that differ by no more than this come from a wrong clock; other delays come
 #: from readings that were held back.
 _STEADY_SECONDS, _STEADY_SHARE = 60.0, 0.1
-#: A span without an end that its worker has not confirmed for so long is over.
+#: A span without an end is over if its worker has not confirmed it for this time.
 _UNHEARD_SECONDS = 60.0
 
 
@@ -141,7 +141,7 @@ def _covers(cause: Cause, window: Window, facts: Facts) -> bool:
     return within >= whole / 2 or whole - within <= facts.sensor.gap_seconds
 
 
-# --- the sensor's own
+# --- causes in the sensor's own readings
 
 
 def _own(facts: Facts, window: Window) -> Iterator[Cause]:
@@ -263,7 +263,7 @@ def _silent(facts: Facts, window: Window) -> Cause:
     return Cause(DEVICE_SILENT, window.begins_at, window.ends_at, sentence, step)
 
 
-# --- what readings need
+# --- causes in the services that readings need
 
 
 def _spans(facts: Facts, window: Window, ends_at: float) -> Iterator[Cause]:

@@ -60,7 +60,7 @@ class QueueState:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveState:
-    """What the archive holds."""
+    """The number of objects in the archive and their total size."""
 
     objects: int
     size_bytes: int
@@ -227,7 +227,7 @@ class Collector:
             Transient: the broker cannot be reached.
             ConfigError: the broker refuses the account or the virtual host.
         """
-        with self._broker as broker:  # closes the connection after a fault
+        with self._broker as broker:  # closes the connection on an error
             connection = self._connection
             if connection is None:
                 connection = broker.enter_context(connected(self._url))

@@ -165,7 +165,11 @@ def explain(
     """Follow a message through the configuration.
 
     Args:
-        exchange: declared in topology.yaml, or predeclared by the broker.
+        settings: the configuration.
+        flows: all flows.
+        exchange: name of an exchange in topology.yaml or of the broker; empty for the
+            default exchange.
+        routing_key: the routing key of the message.
 
     Raises:
         ConfigError: a file cannot be used.

@@ -29,7 +29,7 @@ VIEWS = "readings, events"
 #: with which the curve has at most this many points.
 _SPANS = (1, 5, 15, 60, 300, 600, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400)
 _POINTS = 170
-#: A pause longer than so many usual pauses leaves a gap in the curve.
+#: A pause longer than this multiple of the median pause leaves a gap in the curve.
 _GAP_FACTOR = 3.0
 
 #: Shortest period of a report.

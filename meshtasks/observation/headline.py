@@ -30,7 +30,7 @@ from meshtasks.state.sensor_activity import (
 )
 from meshtasks.text import clip
 
-#: Faults of readings are reported for so long after their end.
+#: Time after their end during which faults of readings are reported.
 _NEWS_SECONDS = 600.0
 #: A sensor that is silent for longer is no longer reported.
 _MISSED_SECONDS = 86_400.0
@@ -291,7 +291,10 @@ def ledger_of(
 
 
 def ledger_sentence(ledger: Ledger) -> str:
-    """``today 1,204,331 in = 1,204,300 stored + 31 dead + 0 waiting``."""
+    """The ledger as text.
+
+    For example ``today 1,204,331 in = 1,204,300 stored + 31 dead + 0 waiting``.
+    """
     return (
         f"today {ledger.total:,} in = {ledger.stored:,} stored + "
         f"{ledger.dead:,} dead + {ledger.waiting:,} waiting"

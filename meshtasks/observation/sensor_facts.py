@@ -175,13 +175,13 @@ def clock(at: float, now: float) -> str:
 
 
 def between(begins_at: float, ends_at: float, now: float) -> str:
-    """``at 14:05:00``, or ``from 14:05:00 to 14:06:00``."""
+    """An interval as text: ``at 14:05:00``, or ``from 14:05:00 to 14:06:00``."""
     first, last = clock(begins_at, now), clock(ends_at, now)
     return f"at {first}" if first == last else f"from {first} to {last}"
 
 
 def counted(number: int, what: str, verb: str = "") -> str:
-    """``1 reading``, ``2,000 readings``; with a verb ``1 message waits``."""
+    """A number with its noun: ``2,000 readings``; with a verb ``1 message waits``."""
     many = f"{number:,} {what}{'s' * (number != 1)}"
     return f"{many} {verb}{'s' * (number == 1)}" if verb else many
 

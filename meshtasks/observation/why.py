@@ -129,7 +129,7 @@ class Why:
         since = self._now - _REMEMBERED_SECONDS
         self._state = remembered or Remembered.read(settings, since)
 
-    # --- which sensor -----------------------------------------------------
+    # --- sensors by name --------------------------------------------------
 
     def keys(self) -> list[tuple[str, str]]:
         """Routing key and sensor id of every sensor that the state records."""
@@ -222,7 +222,7 @@ class Why:
             **({} if live is None else _now(live, queues)),
         )
 
-    # --- why --------------------------------------------------------------
+    # --- causes -----------------------------------------------------------
 
     def answer(
         self, key: tuple[str, str], name: str, at: float | None, live: Live | None

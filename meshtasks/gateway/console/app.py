@@ -1,4 +1,4 @@
-"""The console as one ASGI application."""
+"""Create the console as one ASGI application."""
 
 from __future__ import annotations
 

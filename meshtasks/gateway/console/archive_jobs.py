@@ -92,7 +92,7 @@ class Job:
         self.stopping.set()
 
     def wait(self, within_seconds: float) -> None:
-        """Wait for the end of the thread, at most so long."""
+        """Wait for the end of the thread, at most ``within_seconds``."""
         self._thread.join(within_seconds)
 
     def report(self, done: int, total: int, note: str = "") -> None:
@@ -100,7 +100,7 @@ class Job:
         self.done, self.total, self.note = done, total, note
 
     def say(self, line: str) -> None:
-        """Add a finding."""
+        """Add a line about a finding."""
         if len(self.lines) < _LINES:
             self.lines.append(line)
         else:
@@ -155,7 +155,7 @@ class Jobs:
         return None
 
     def stop(self, within_seconds: float = 5.0) -> None:
-        """End the current job and wait for it, at most so long."""
+        """End the current job and wait for it, at most ``within_seconds``."""
         if self.last is not None and self.last.runs:
             self.last.stop()
             self.last.wait(within_seconds)

@@ -31,7 +31,7 @@ from meshtasks.text import clip
 #: A larger body is shown in part, and edited with the command, because the browser
 #: sends the typed text in one piece.
 _EDITABLE_BYTES, _SHOWN_CHARS = 128 * 1024, 4_000
-#: The message is checked when no key was pressed for so many milliseconds.
+#: Typed text is checked after a pause of this many milliseconds.
 _PAUSE_MS = 250
 #: First bytes of compressed bodies.
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2"}

@@ -36,7 +36,7 @@ from meshtasks.text import printable
 #: Causes that are shown, largest first.
 _CAUSES = 100
 _REFRESH_SECONDS = 0.5
-#: Many dead letters are read when the page is opened, unless they were read so lately.
+#: Many dead letters are read when the page is opened, unless they were read recently.
 #: A few are also read again when their number changes, at this interval at most.
 _FRESH_SECONDS, _FEW, _FEW_SECONDS = 60.0, 500, 5.0
 

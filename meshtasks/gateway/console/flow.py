@@ -36,7 +36,7 @@ from meshtasks.observation.flow_map import (
 from meshtasks.text import clip
 
 _REFRESH_SECONDS = 3.0
-#: Every so many updates the whole picture is sent, for browsers that missed one.
+#: Every tenth update sends the whole picture, for browsers that missed an update.
 _WHOLE_EVERY = 10
 #: If a backlog shrinks by less, messages per second, no time is estimated for it.
 _LEAST_PER_SECOND = 0.05

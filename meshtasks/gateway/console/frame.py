@@ -40,7 +40,7 @@ NEEDS_OPERATE = "needs a token with the scope operate"
 #: Interval at which a page reports that it is open and checks its session.
 _STAY_SECONDS = 5.0
 
-#: Shows new content in a card.
+#: Updates a card with a new item.
 Change = Callable[[T], None]
 
 

@@ -37,7 +37,7 @@ from meshtasks.gateway.clients import Client, RateLimit, Tokens
 COOKIE = "mesh_session"
 _LIFE_SECONDS = 12 * 3600.0
 _MOST_SESSIONS = 1_000
-#: Logins permitted to an address: so many at once, then one in so many seconds.
+#: Logins permitted to an address: five at once, then one every ten seconds.
 _ATTEMPTS, _ATTEMPT_SECONDS = 5, 10.0
 #: Addresses whose logins are counted.
 _MOST_ADDRESSES = 10_000

@@ -44,19 +44,19 @@ _T = TypeVar("_T")
 _LOOK_SECONDS = 3.0
 #: Minimum interval to read the state. It is longer, because all sensors are read.
 _STATE_SECONDS = 5.0
-#: Without a report of an open page for so long, the threads pause.
+#: If no page reports that it is open for this time, the threads pause.
 _UNWATCHED_SECONDS = 30.0
 _HISTORY_SECONDS = 120.0
 #: Delay of the history's libraries, so that the first page does not wait for them.
 _SETTLING_SECONDS = 1.0
 _RETRY_SECONDS = 2.0
-#: The pause after reading the state is at least so many times its duration.
+#: Least pause after reading the state, as a multiple of the duration of the read.
 _RESTS = 20.0
 #: Copies of readings are read in bursts, because a wake-up for each costs more.
 _BURST_SECONDS, _ARRIVED_SECONDS = 0.5, 0.001
 _SENSORS = "sensors.#"
 _SENSOR_EXCHANGES = ("sensors", MQTT_EXCHANGE)
-#: All pages share the alerts that were read at most so long ago.
+#: The alerts are read again after this time; until then all pages share them.
 _FRESH_SECONDS = 2.5
 _EVENTS, _ALERTS = 50, 200
 

@@ -69,7 +69,7 @@ def add_workers(console: Console) -> None:
                 if viewer is not None:
                     tasks.set_content(await asyncio.to_thread(_tasks, console, viewer))
 
-            ui.timer(_REFRESH_SECONDS, refresh)  # the first time at once
+            ui.timer(_REFRESH_SECONDS, refresh)  # runs once immediately
 
 
 def _links(console: Console) -> None:
