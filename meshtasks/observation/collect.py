@@ -152,7 +152,7 @@ class Collector:
             self._store.close()
 
     def wait_watching(self, within_seconds: float) -> bool:
-        """Wait until all events are seen. Return whether that is so in time."""
+        """Wait until all events are seen. Return False after ``within_seconds``."""
         return self._monitor.wait_open(within_seconds)
 
     def seen(self) -> Seen:

@@ -374,7 +374,7 @@ class EventMonitor:
         self._thread.join()
 
     def wait_open(self, within_seconds: float) -> bool:
-        """Wait until all events are seen. Return whether that is so in time."""
+        """Wait until all events are seen. Return False after ``within_seconds``."""
         return self._open.wait(within_seconds)
 
     def seen(self) -> Seen:

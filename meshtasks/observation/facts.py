@@ -52,7 +52,7 @@ class Period:
 
     @property
     def seconds(self) -> float:
-        """The duration."""
+        """The duration, in seconds."""
         return (self.end - self.start).total_seconds()
 
     def share(self, moment: datetime) -> float:

@@ -159,7 +159,7 @@ def _consuming(
 
 
 def _columns(edges: Iterable[Edge], exchanges: list[str]) -> dict[str, int]:
-    """The column of each exchange: left of the exchanges that it is bound to, with the
+    """The column of each exchange: left of those to which its bindings lead, with the
     last ones beside the queues. If bindings form a cycle, all share one column."""
     ahead: dict[str, list[str]] = defaultdict(list)
     for edge in edges:

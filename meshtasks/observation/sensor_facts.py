@@ -64,7 +64,7 @@ def is_silent(at: float, gap_seconds: float, now: float) -> bool:
 
 
 class Window(NamedTuple):
-    """A span of time in a question; without an end it lasts until now."""
+    """A span of time; without an end it lasts until now."""
 
     begins_at: float
     ends_at: float | None

@@ -132,7 +132,7 @@ class Why:
     # --- sensors by name --------------------------------------------------
 
     def keys(self) -> list[tuple[str, str]]:
-        """Routing key and sensor id of every sensor that the state records."""
+        """Routing key and sensor id of every sensor in the state, without batteries."""
         known = {
             sensor[:2] for sensor in self._state.sensors if sensor.kind not in BATTERIES
         }

@@ -1,5 +1,5 @@
 """Verify and replay the archive. A job continues while pages are opened and closed;
-every page shows its progress and can end it."""
+every open page of the archive shows its progress and can end it."""
 
 from __future__ import annotations
 

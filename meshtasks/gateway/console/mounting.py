@@ -29,8 +29,8 @@ from meshtasks.gateway.console.sessions import (
 )
 from meshtasks.gateway.context import Context
 
-#: Addresses of the console. NiceGUI's scripts, fonts and web socket are below the
-#: second.
+#: Addresses of the console. NiceGUI's scripts, fonts and web socket are below
+#: ``_PROGRAMS``.
 _ADDRESSES = {*PAGES, EXPORT, *OPEN}
 _PROGRAMS = "/_nicegui"
 
