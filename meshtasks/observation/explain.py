@@ -351,8 +351,8 @@ def additions_for(
 
 
 def in_the_way(topology: Topology, routing_key: str) -> list[str]:
-    """Patterns of bindings that make a dead letter of a device's message even if a queue
-    takes it. They exist to report names that are nearly those of the mesh."""
+    """Patterns of bindings that make a dead letter of a device's message even if a
+    queue takes it. They exist to report names that are nearly those of the mesh."""
     return [
         binding.routing_key
         for binding in topology.bindings
