@@ -37,9 +37,9 @@ from meshtasks.gateway.clients import Client, RateLimit, Tokens
 COOKIE = "mesh_session"
 _LIFE_SECONDS = 12 * 3600.0
 _MOST_SESSIONS = 1_000
-#: Logins permitted to an address: five at once, then one every ten seconds.
+#: Login attempts permitted to an address: five at once, then one every ten seconds.
 _ATTEMPTS, _ATTEMPT_SECONDS = 5, 10.0
-#: Addresses whose logins are counted.
+#: Addresses whose login attempts are counted.
 _MOST_ADDRESSES = 10_000
 #: Scopes: to view the pages, and to change something; the second includes the first.
 VIEW, OPERATE = "view", "operate"
@@ -76,7 +76,7 @@ class Sessions:
         self._lock = threading.Lock()
 
     def wait_seconds(self, address: str) -> float:
-        """Count a login. Return 0 if it is permitted, else the seconds to wait."""
+        """Count a login attempt. Return 0 if it is permitted, else the seconds to wait."""
         address = _network_of(address)
         with self._lock:
             limit = self._attempts.setdefault(
@@ -90,7 +90,7 @@ class Sessions:
     def begin(self, token: str, address: str) -> str | None:
         """Begin a session and return the value of its cookie.
 
-        The logins counted for the address are reset. The result is None if the token is
+        The count of the address is reset. The result is None if the token is
         unknown, or has neither the scope ``view`` nor ``operate``.
         """
         client = self._tokens.client_of(token)
