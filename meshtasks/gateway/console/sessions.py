@@ -76,7 +76,7 @@ class Sessions:
         self._lock = threading.Lock()
 
     def wait_seconds(self, address: str) -> float:
-        """Count a login attempt. Return 0 if it is permitted, else the seconds to wait."""
+        """Count a login attempt. Return 0 if it is permitted, else seconds to wait."""
         address = _network_of(address)
         with self._lock:
             limit = self._attempts.setdefault(
