@@ -70,7 +70,7 @@ def handle(handler: Handler, sinks: Sinks, *messages: Envelope) -> list[Outcome]
         except InvalidMessage as error:
             outcomes.append(outcome_of(error))
             continue
-        dead = {member.place: member.dead for member in decoded.bad}
+        dead = {member.record_index: member.dead for member in decoded.bad}
         whole = envelope
         if decoded.several is not None:
             whole = replace(envelope, body=decoded.several.array)
@@ -78,7 +78,7 @@ def handle(handler: Handler, sinks: Sinks, *messages: Envelope) -> list[Outcome]
         outcomes.extend(dead.get(index) for index in range(count))
         batch.records.extend(decoded.records)
         batch.envelopes.extend([whole] * len(decoded.records))
-        batch.indexes.extend(decoded.places)
+        batch.indexes.extend(decoded.indexes)
     decided = iter(handler(batch, sinks) if batch.records else [])
     return [next(decided) if known is None else known for known in outcomes]
 

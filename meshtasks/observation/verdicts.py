@@ -84,7 +84,7 @@ class Verdicts:
             logger.error(text, envelope.queue, told(error))  # noqa: TRY400 - says it all
             return
         for index, dead in sorted(refused.items()):
-            yield decoded.places[index], dead.reason
+            yield decoded.indexes[index], dead.reason
 
     def of_replay(
         self, delivery: Delivery, letter: DeadLetter, body: bytes | None = None

@@ -39,7 +39,7 @@ _NUMBER_STARTS = frozenset(b"-0123456789NI")
 class BadMember(NamedTuple):
     """A record of an array message that is not valid."""
 
-    place: int
+    record_index: int
     dead: Dead
 
 
@@ -74,14 +74,14 @@ class Decoded(NamedTuple):
 
     Attributes:
         records: valid records.
-        places: for each record, its index in the message; None if it is the whole
+        indexes: for each record, its index in the message; None if it is the whole
             message.
         bad: members that are not valid.
         several: form of the message if it is neither an object nor a valid array.
     """
 
     records: list[Any]
-    places: Sequence[int | None]
+    indexes: Sequence[int | None]
     bad: Sequence[BadMember] = ()
     several: Several | None = None
 
@@ -247,32 +247,32 @@ class Decoder:
     def _decode_one_by_one(self, members: Sequence[bytes]) -> Decoded:
         self._limit(len(members))
         records: list[Any] = []
-        places: list[int | None] = []
+        indexes: list[int | None] = []
         bad: list[BadMember] = []
-        for place, member in enumerate(members):
+        for index, member in enumerate(members):
             try:
                 records.append(self.decode_object(member))
             except InvalidMessage as error:
-                bad.append(BadMember(place, Dead(str(error), type(error).__name__)))
+                bad.append(BadMember(index, Dead(str(error), type(error).__name__)))
             else:
-                places.append(place)
-        return Decoded(records, places, bad)
+                indexes.append(index)
+        return Decoded(records, indexes, bad)
 
     def _decode_line_protocol(self, body: bytes) -> Decoded:
         self._limit(body.count(b"\n") + 1)
         lines = read_lines(body)
-        metrics = [(place, each.metric) for place, each in enumerate(lines)]
-        good = [(place, metric) for place, metric in metrics if metric is not None]
+        metrics = [(index, each.metric) for index, each in enumerate(lines)]
+        good = [(index, metric) for index, metric in metrics if metric is not None]
         if not good:
             raise UndecodableMessage(lines[0].fault)
         bad = [
-            BadMember(place, Dead(each.fault, UndecodableMessage.__name__))
-            for place, each in enumerate(lines)
+            BadMember(index, Dead(each.fault, UndecodableMessage.__name__))
+            for index, each in enumerate(lines)
             if each.metric is None
         ]
         return Decoded(
             [metric for _, metric in good],
-            [place for place, _ in good],
+            [index for index, _ in good],
             bad,
             Several(
                 msgspec.json.encode([each.metric for each in lines]),
@@ -289,8 +289,8 @@ def _array_in(body: bytes, name: str) -> bytes:
 
 def _as_array(members: Sequence[bytes], bad: Sequence[BadMember]) -> bytes:
     """Return a JSON array of members, with null for each that is not valid."""
-    places = {each.place for each in bad}
-    texts = (b"null" if n in places else each for n, each in enumerate(members))
+    invalid = {each.record_index for each in bad}
+    texts = (b"null" if n in invalid else each for n, each in enumerate(members))
     return b"[" + b",".join(texts) + b"]"
 
 

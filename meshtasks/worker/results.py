@@ -135,13 +135,13 @@ def fold(
     """Fold the failed records of one message into a dead letter for each record (or one
     for all, if there are more than ``max_dead_records``), and one retry."""
     members = form.members()
-    dead = [(place, each) for place, each in failed if isinstance(each, Dead)]
-    retries = [(place, each) for place, each in failed if isinstance(each, Retry)]
+    dead = [(index, each) for index, each in failed if isinstance(each, Dead)]
+    retries = [(index, each) for index, each in failed if isinstance(each, Retry)]
     if len(dead) > max_dead_records:
         failures = [_part(message, dead, _all_of(dead, len(members)), members, form)]
     else:
         failures = [
-            Failure(message, each, members[place], place) for place, each in dead
+            Failure(message, each, members[index], index) for index, each in dead
         ]
     if retries:
         outcome = next((each for _, each in retries if each.tried), retries[0][1])
@@ -159,15 +159,15 @@ def _part(
     """Return one failure for some records of a message."""
     if len(failed) == len(members):
         return Failure(message, outcome)
-    body = form.message_of([members[place] for place, _ in failed])
+    body = form.message_of([members[index] for index, _ in failed])
     return Failure(message, outcome, body)
 
 
 def _all_of(dead: Sequence[tuple[int, Dead]], total: int) -> Dead:
     """Return one outcome for many dead records of a message."""
     told = "; ".join(
-        f"[{place}] {clip(each.reason, _QUOTED_CHARS)}"
-        for place, each in dead[:_QUOTED]
+        f"[{index}] {clip(each.reason, _QUOTED_CHARS)}"
+        for index, each in dead[:_QUOTED]
     )
     reason = f"{len(dead):,} of {total:,} records, the first of them: {told}"
     return Dead(reason, dead[0][1].error_type, dead[0][1].traceback)

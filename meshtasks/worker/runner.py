@@ -150,7 +150,7 @@ class BatchRunner:
         batch, positions, empty = read.batch, read.positions, 0
         decode_object = self._decoder.decode_object
         add_record, add_envelope = batch.records.append, batch.envelopes.append
-        add_place, add_position = batch.indexes.append, positions.append
+        add_index, add_position = batch.indexes.append, positions.append
         for position, wire in enumerate(wires):
             body = wire[0]
             try:
@@ -162,7 +162,7 @@ class BatchRunner:
                     else:
                         add_record(record)
                         add_envelope(envelope_of(wire, queue))
-                        add_place(None)
+                        add_index(None)
                         add_position(position)
                         continue
                 else:
@@ -178,10 +178,10 @@ class BatchRunner:
                 envelope = replace(envelope, body=decoded.several.array)
             batch.records.extend(decoded.records)
             batch.envelopes.extend(repeat(envelope, len(decoded.records)))
-            batch.indexes.extend(decoded.places)
+            batch.indexes.extend(decoded.indexes)
             positions.extend(repeat(position, len(decoded.records)))
             if decoded.bad:
-                read.bad[position] = [(place, dead) for place, dead in decoded.bad]
+                read.bad[position] = [*decoded.bad]
         # a copy, because the handler may change its lists
         return read._replace(indexes=[*batch.indexes], empty=empty)
 
@@ -236,14 +236,14 @@ class BatchRunner:
     def _one_by_one(self, batch: Batch[Any]) -> list[Outcome]:
         outcomes: list[Outcome] = []
         in_a_row = 0
-        for record, envelope, place in zip(
+        for record, envelope, index in zip(
             batch.records, batch.envelopes, batch.indexes, strict=True
         ):
             last = outcomes[-1] if outcomes else None
             if isinstance(last, Retry) and in_a_row >= _HOPELESS:
                 outcomes.append(dataclasses.replace(last, tried=False))
                 continue
-            one = Batch(batch.queue, [record], [envelope], [place])
+            one = Batch(batch.queue, [record], [envelope], [index])
             outcomes += self._handle(one)
             in_a_row = in_a_row + 1 if isinstance(outcomes[-1], Retry) else 0
         return outcomes

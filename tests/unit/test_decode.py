@@ -33,16 +33,16 @@ def test_a_bare_number_is_a_value(decoder: Decoder) -> None:
 def test_only_the_bad_members_of_an_array_are_dead(decoder: Decoder) -> None:
     decoded = decoder.decode(b'[{"value": 1}, {"value": "x"}, 7, {"value": 4}]')
 
-    assert decoded.places == [0, 3]
-    assert [fault.place for fault in decoded.bad] == [1, 2]
+    assert decoded.indexes == [0, 3]
+    assert [fault.record_index for fault in decoded.bad] == [1, 2]
     assert decoded.bad[0].dead.error_type == "SchemaMismatch"
 
 
 def test_a_member_with_a_value_that_is_not_json_is_dead_alone(decoder: Decoder) -> None:
     decoded = decoder.decode(b'[{"value": 1}, {"value": 2, "trend": -Infinity}]')
 
-    assert decoded.places == [0]
-    assert [fault.place for fault in decoded.bad] == [1]
+    assert decoded.indexes == [0]
+    assert [fault.record_index for fault in decoded.bad] == [1]
 
 
 @pytest.mark.parametrize(

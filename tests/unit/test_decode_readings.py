@@ -75,7 +75,7 @@ def outcome(decoder: Decoder, body: bytes) -> Any:
     except InvalidMessage as error:
         return type(error), str(error)
     records = [plain(record) for record in decoded.records]
-    return records, list(decoded.places), list(decoded.bad), decoded.several
+    return records, list(decoded.indexes), list(decoded.bad), decoded.several
 
 
 @given(bodies)

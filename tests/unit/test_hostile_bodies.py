@@ -65,7 +65,7 @@ def test_the_neighbours_in_an_array_live(value: bytes, reason: str) -> None:
 
     decoded = READINGS.decode(b"[" + b",".join([good, with_field(value), good]) + b"]")
 
-    assert list(decoded.places) == [0, 2]
+    assert list(decoded.indexes) == [0, 2]
     ((place, dead),) = decoded.bad
     assert place == 1
     assert reason in dead.reason
