@@ -25,7 +25,7 @@ from meshtasks.amqp.declare import declare
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.errors import ConfigError
 from meshtasks.producers.sensornet.__main__ import DeviceService
-from meshtasks.producers.sensornet.discovery import AnnouncementsFile
+from meshtasks.producers.sensornet.announcements import AnnouncementsFile
 from meshtasks.producers.sensornet.normaliser import Normaliser
 from tests.support import hostile
 from tests.support.accounts import PASSWORD, account

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from meshtasks.producers.sensornet.announcements import Announcements
 from meshtasks.producers.sensornet.config import SensorNet
-from meshtasks.producers.sensornet.discovery import Announcements
 from meshtasks.producers.sensornet.normaliser import Normalised, Normaliser, Published
 
 DIRECTORY = Path(__file__).parents[1] / "data" / "devices"

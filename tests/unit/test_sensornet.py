@@ -13,11 +13,11 @@ from pydantic import ValidationError
 from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError
-from meshtasks.producers.sensornet.config import CONFIG, SensorNet
-from meshtasks.producers.sensornet.discovery import (
+from meshtasks.producers.sensornet.announcements import (
     Announcements,
     SavedAnnouncements,
 )
+from meshtasks.producers.sensornet.config import CONFIG, SensorNet
 from meshtasks.producers.sensornet.kinds import name
 from tests.support.devices import (
     NOW,

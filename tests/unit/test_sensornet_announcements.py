@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from meshtasks.producers.sensornet.discovery import (
+from meshtasks.producers.sensornet.announcements import (
     MAX_TOPICS,
-    Announced,
     Announcements,
     SavedAnnouncements,
 )
+from meshtasks.producers.sensornet.discovery import Announced
 from meshtasks.producers.sensornet.template import parse
 from tests.support.devices import NOW, Devices, records, values
 

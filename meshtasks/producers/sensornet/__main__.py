@@ -39,8 +39,11 @@ from meshtasks.outcome import Dead
 from meshtasks.producers.__main__ import main
 from meshtasks.producers.buffer import Route, encode
 from meshtasks.producers.collecting import metric
+from meshtasks.producers.sensornet.announcements import (
+    Announcements,
+    AnnouncementsFile,
+)
 from meshtasks.producers.sensornet.config import CONFIG, SensorNet
-from meshtasks.producers.sensornet.discovery import Announcements, AnnouncementsFile
 from meshtasks.producers.sensornet.normaliser import (
     Normalised,
     Normaliser,

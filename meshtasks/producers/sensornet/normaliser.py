@@ -24,8 +24,9 @@ from meshtasks.errors import InvalidMessage, SchemaMismatch, UnknownUnit
 from meshtasks.outcome import Dead
 from meshtasks.producers.buffer import encode
 from meshtasks.producers.sensornet import discovery, formats
+from meshtasks.producers.sensornet.announcements import Announcements
 from meshtasks.producers.sensornet.config import EVENTS_EXCHANGE, Device, SensorNet
-from meshtasks.producers.sensornet.discovery import Announced, Announcements
+from meshtasks.producers.sensornet.discovery import Announced
 from meshtasks.producers.sensornet.kinds import name, word
 from meshtasks.producers.sensornet.payload import UNAVAILABLE, DeviceTime, Ignored, Path
 from meshtasks.producers.sensornet.report import (
