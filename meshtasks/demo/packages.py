@@ -90,10 +90,8 @@ def python_libraries() -> list[Path]:
 
 
 def _python_library() -> Program:
-    """Return the shared library of this Python, which Triton's models need.
-
-    Debian's Python does not need it, and other builds have no package of it.
-    """
+    """Return the shared library of this Python, which Triton's models need. Debian's
+    Python does not need it, and other builds have no package of it."""
     name = f"libpython{sys.version_info.major}.{sys.version_info.minor}"
     files = [directory / f"{name}.so.1.0" for directory in python_libraries()]
     found = next((file for file in files if file.is_file()), files[-1])
@@ -102,10 +100,8 @@ def _python_library() -> Program:
 
 
 def _venv_module() -> Program:
-    """Return the module that venv needs, which Debian packages separately.
-
-    Each version of Python has a package of its own.
-    """
+    """Return the module that venv needs, which Debian packages separately. Each version
+    of Python has a package of its own."""
     name = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
     file = Path(sysconfig.get_path("stdlib"), "ensurepip", "__init__.py")
     return Program(name, str(file))
@@ -123,10 +119,8 @@ _VICTORIA_METRICS = Program(
 
 
 def postgresql_programs() -> Path | None:
-    """Return the directory of PostgreSQL's server programs, if there is one.
-
-    Debian has one per version, not on the PATH.
-    """
+    """Return the directory of PostgreSQL's server programs, if there is one. Debian has
+    one per version, not on the PATH."""
     found = shutil.which("initdb")
     directories = [Path(found).resolve().parent] if found else []
     debian = Path("/usr/lib/postgresql").glob("*/bin")
@@ -164,10 +158,8 @@ def missing(purpose: str) -> list[Program]:
 
 
 def candidate(package: str) -> str | None:
-    """Return the version of a package that apt-get would install.
-
-    None means that the archives do not have it, or that their lists were never loaded.
-    """
+    """Return the version of a package that apt-get would install. None means that the
+    archives do not have it, or that their lists were never loaded."""
     if shutil.which("apt-cache") is None:
         return None
     question = ["apt-cache", "policy", package]
@@ -393,7 +385,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _ensure_environments(purpose: str) -> None:
-    """Install what does not come from system packages."""
     is_asked_for = purpose == "triton"
     if purpose == "venv" or not (is_asked_for or triton_unavailable() is None):
         return  # the demo reports that Triton is unavailable

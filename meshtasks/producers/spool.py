@@ -32,8 +32,7 @@ _SHAPE = 1
 #: Interval of checkpoints in seconds: a power failure loses messages written since the
 #: last one. A killed process loses none of them.
 _SYNC_INTERVAL_SECONDS = 1.0
-#: Wait for another process that is about to close the file.
-_IN_USE_SECONDS = 0.5
+_IN_USE_SECONDS = 0.5  # another process may be about to close the file
 #: A file of more pages than this is compacted when it becomes empty.
 _SMALL_PAGES = 256
 
@@ -124,10 +123,8 @@ class SpoolFile:
             raise ConfigError("environment", "MESH_STATE_DIR", expected) from error
 
     def append(self, messages: Sequence[Pending], taken: int) -> None:
-        """Add messages at the end, in one transaction.
-
-        The first ``taken`` of them count as taken.
-        """
+        """Add messages at the end, in one transaction. The first ``taken`` of them
+        count as taken."""
         first_id = self._last_id + 1
         rows = [_row(number, each) for number, each in enumerate(messages, first_id)]
         with self._translated(), self._connection:
@@ -140,10 +137,8 @@ class SpoolFile:
         self._sync_now_and_then()
 
     def take(self, count: int, size_bytes: int) -> list[Pending]:
-        """Take the oldest messages: at most ``count`` and about ``size_bytes``.
-
-        At least one is returned, if there is one, whatever its size.
-        """
+        """Take the oldest messages: at most ``count`` and about ``size_bytes``. At
+        least one is returned, if there is one, whatever its size."""
         found: list[Pending] = []
         last_id, taken_bytes = self._taken_id, 0
         with self._translated():
@@ -210,7 +205,6 @@ class SpoolFile:
                 self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _shrink(self) -> None:
-        """Release the disk space of a file that has become empty."""
         (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
         if pages > _SMALL_PAGES:
             self._connection.execute("VACUUM")
@@ -218,7 +212,6 @@ class SpoolFile:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Raise SQLite's errors as SpoolFault or SpoolCorrupt."""
         try:
             yield
         except (sqlite3.Error, OSError, ValueError) as error:
@@ -233,7 +226,6 @@ class SpoolFile:
 
 
 def _set_aside(path: Path, why: Exception) -> None:
-    """Rename a file that cannot be used, so that a new one can be created."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
     aside = path.with_name(f"{path.name}.corrupt-{stamp}")
     try:
@@ -300,8 +292,7 @@ class Spool(Buffer):
     second of normal operation, and short-lived messages do not wear the disk.
 
     While the file cannot be written, for example because the disk is full, messages
-    wait in memory. A file that cannot be read is set aside and replaced. One process
-    can use a file at a time.
+    wait in memory. A file that cannot be read is set aside and replaced.
 
     Raises:
         ConfigError: another process uses the file, or it cannot be created.
@@ -404,7 +395,6 @@ class Spool(Buffer):
 
     @property
     def _is_late(self) -> bool:
-        """Whether the oldest message in memory has waited too long."""
         if self._in_flight and not self._in_flight_is_written:
             since = self._in_flight_since
         elif self._memory:
@@ -443,7 +433,6 @@ class Spool(Buffer):
             logger.info("the broker has all that was in %s", self._path)
 
     def _begin_anew(self, why: SpoolFault) -> None:
-        """Replace a file that cannot be read."""
         if self._file is not None:
             self._file.close()
         self._file = None

@@ -249,12 +249,9 @@ def _never_fills(part: Any) -> bool:
 
 
 def _is_writable_elsewhere(path: str) -> bool:
-    """Return whether a file system that is mounted read-only here is itself writable.
-
-    systemd and containers mount disks read-only for single services. Linux lists the
-    options of the mount and, after the dash, those of the file system
-    (proc_pid_mountinfo(5)).
-    """
+    """Return whether a file system that is mounted read-only here is itself writable:
+    systemd and containers mount disks read-only for single services."""
+    # options of the mount, a dash, those of the file system: proc_pid_mountinfo(5)
     try:
         mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
     except OSError:
@@ -325,10 +322,8 @@ def processes(_look: Look) -> Iterator[Found]:
 
 
 def process(look: Look) -> Iterator[Found]:
-    """Yield the selected programs; processes of the same name are one program.
-
-    A program whose full name is in ``include`` has a count of 0 while it does not run.
-    """
+    """Yield the selected programs; processes of the same name are one program. A
+    program whose full name is in ``include`` has a count of 0 while it does not run."""
     selection = look.config.process
     if not selection.include:
         return
@@ -350,8 +345,6 @@ _PROCESS_ATTRIBUTES = [
 
 @dataclass(slots=True)
 class _Program:
-    """Sums over the processes of one name."""
-
     count: int = 0
     threads: int = 0
     resident_bytes: int = 0

@@ -111,10 +111,8 @@ def _local(text: str, received_at: float, zone: ZoneInfo | None) -> float | None
 
 
 def writable(text: str) -> str:
-    """Return a text without characters that points cannot contain.
-
-    These are control characters, backslashes and surrogates.
-    """
+    """Return a text without characters that points cannot contain. These are control
+    characters, backslashes and surrogates."""
     return _UNWRITABLE.sub(" ", text).strip()
 
 
@@ -244,9 +242,8 @@ class MessageRecords:
 
     def messages(self) -> Iterator[Outgoing]:
         """Yield the messages; their ids derive from the body, the topic and the times.
-
-        So a message with a time of its own that is delivered twice gets the same ids.
-        """
+        So a message with a time of its own that is delivered twice gets the same
+        ids."""
         everything = self._outgoing + [
             ("metrics", f"metrics.system.{sensor_id}.{METRIC}", record)
             for (sensor_id, _time), record in self._metrics.items()
@@ -259,7 +256,6 @@ class MessageRecords:
             yield Outgoing(exchange, key, encode(record), message_id, time)
 
     def _shared(self, sensor: Sensor, reading: Reading) -> dict[str, Any]:
-        """Return the fields that all records have."""
         time = self._time
         if reading.meaning.stamp is not None:
             time = (
