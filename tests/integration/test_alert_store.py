@@ -98,11 +98,21 @@ def test_a_silence_begins_and_is_forgotten_a_week_after_its_end(
     silence = Silence("s1", ("location=attic",), NOW, NOW + 60, "ada", "")
     with store.tables() as tables:
         tables.begin_silence(silence, NOW)
-        tables.begin_silence(silence, NOW)
         assert tables.silences() == [silence]
 
         tables.prune(NOW + 8 * DAY)
         assert tables.silences() == []
+
+
+def test_a_silence_that_is_begun_again_stays_as_it_was(store: AlertStore) -> None:
+    silence = Silence("s1", ("location=attic",), NOW, NOW + 60, "ada", "")
+    again = Silence("s1", ("location=attic",), NOW + 30, NOW + 90, "ada", "")
+    with store.tables() as tables:
+        assert tables.begin_silence(silence, NOW) == silence
+        assert tables.begin_silence(again, NOW + 30) == silence
+
+        assert tables.silences() == [silence]
+        assert [event.kind for event in tables.history(9)] == ["silenced"]
 
 
 def test_of_too_many_alerts_the_latest_are_kept_and_the_pending_reported(

@@ -88,7 +88,7 @@ def silence_alerts(
         arguments.comment,
     )
     with sinks[ALERT_STATE].tables() as tables:
-        tables.begin_silence(silence, now)
+        silence = tables.begin_silence(silence, now)
     return {"silence_id": silence.id, "ends_at": silence.ends_at}
 
 

@@ -298,11 +298,20 @@ class AlertTables:
         }
         self._db.execute(put(self._db, SILENCES), values)
 
-    def begin_silence(self, silence: Silence, now: float) -> None:
-        """Store a silence in place of one with the same id; add it to the history."""
+    def begin_silence(self, silence: Silence, now: float) -> Silence:
+        """Store a silence, and add it to the history.
+
+        Returns:
+            The silence with this id: the stored one, if a call that is repeated stored
+            it before.
+        """
+        for known in self.silences():
+            if known.id == silence.id:
+                return known
         self.put_silence(silence)
         title = " ".join(silence.matchers)
         self.record_action("silenced", title, silence.created_by, silence.comment, now)
+        return silence
 
     def end_silence(self, silence: Silence, who: str, now: float) -> None:
         """End a silence now, and add that to the history."""
