@@ -288,7 +288,7 @@ def _steps_of_docker(known: Mapping[str, str]) -> Iterator[str]:
 def _report(scaffold: Scaffold, found: Answers) -> None:
     say(f"{scaffold.written} files written, {scaffold.same} as they were")
     for path in scaffold.kept:
-        say(f"{path}: kept, for it differs from what this version writes (--force)")
+        say(f"{path}: kept, because it differs from what this version writes (--force)")
     for variable in found.unchanged:
         say(f"{ENV_FILE}: {variable} is kept; change it there")
 

@@ -6,22 +6,22 @@ import socket
 import ssl
 
 _OF_AUTHORITY = (
-    "its certificate is of an authority that is not believed here: MESH_CA_FILE is to "
-    "name the authority's file, which is ca.pem of a mesh"
+    "its certificate is of an authority that this machine does not trust: MESH_CA_FILE "
+    "is to name the authority's file, which is ca.pem of a mesh"
 )
 _OF_OTHER_HOST = (
-    "its certificate is for other hosts ({}): call it by a name that it has, or give "
-    "it this one; a mesh's own gets it by `meshtasks certificates --name HOST`"
+    "its certificate is for other hosts ({}): use a name that is in it, or add this "
+    "one to it; for a mesh's own: `meshtasks certificates --name HOST`"
 )
 _NOT_STRICT = (
-    "its certificate or its authority's lacks what Python asks for since 3.13 ({}): "
-    "make them anew, the authority with keyUsage=critical,keyCertSign,cRLSign, the "
-    "certificate with authorityKeyIdentifier=keyid; those of a mesh's own have it"
+    "its certificate or its authority's lacks what Python requires since 3.13 ({}): "
+    "make new ones, the authority with keyUsage=critical,keyCertSign,cRLSign, the "
+    "certificate with authorityKeyIdentifier=keyid; those of a mesh have both"
 )
 #: Messages by ``X509_V_ERR_…`` number of OpenSSL's x509_vfy.h; Python has no names for
 #: them.
 _FAULTS = {
-    9: "its certificate is not good yet: set the clocks of both machines",
+    9: "its certificate is not valid yet: set the clocks of both machines",
     10: "its certificate has expired: make another; a mesh's own is renewed by "
     "`meshtasks certificates --renew` where it runs",
     62: _OF_OTHER_HOST,

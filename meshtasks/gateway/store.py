@@ -315,7 +315,7 @@ class Answers:
                 attempt = 0 if self._listening.is_set() else attempt + 1
                 self._listening.clear()
                 self._on_connection(str(error) or type(error).__name__)
-                logger.warning("Answers of commands are not heard: %s", error)
+                logger.warning("Results of commands cannot be received: %s", error)
                 self._stopping.wait(backoff.delay_seconds(attempt))
             finally:
                 connection.release()
@@ -337,7 +337,8 @@ class Answers:
         try:
             answer = Answer.model_validate_json(message.body)
         except ValidationError as error:
-            logger.error("Dropped what is no answer of a command: %s", error)  # noqa: TRY400
+            text = "Rejected a message that is not the result of a command: %s"
+            logger.error(text, error)  # noqa: TRY400 - the text says it
             message.channel.basic_reject(message.delivery_tag, requeue=False)
             return
         self._store.answered(answer)

@@ -50,7 +50,7 @@ class Session(psycopg.Connection[Any]):
             if limit is None or time.monotonic() - began < limit or self.closed:
                 raise
             self.close()
-            message = f"it gave no answer within {limit:g} s"
+            message = f"no answer within {limit:g} s"
             raise psycopg.OperationalError(message) from error
 
 

@@ -143,8 +143,8 @@ class RemoteControl(Control):  # type: ignore[misc]  # celery ships no types
         except (InconsistencyError, ResourceLocked):
             logger.warning(
                 "Another worker is connected as %s, or the broker has not noticed yet "
-                "that it is gone. Working all the same; if there are two, start each "
-                "with a name of its own, such as -n two@%%h",
+                "that it is gone. This worker goes on in any case; if there are two, "
+                "start each with a name of its own, such as -n two@%%h",
                 consumer.hostname,
             )
             node = self.box.node

@@ -175,7 +175,7 @@ class AnswersBackend(DisabledBackend):  # type: ignore[misc]  # celery ships no 
         try:
             thread_sinks(settings)[PUBLISHER].publish([answer_message(answer, queue)])
         except (PublishUnconfirmed, Unroutable) as error:
-            text = "Cannot tell that command %s is %s: %s"
+            text = "Cannot publish that command %s is %s: %s"
             logger.error(text, task_id, state, error)  # noqa: TRY400 - says it all
 
 

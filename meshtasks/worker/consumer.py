@@ -137,7 +137,7 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """Reject a message whose body cannot be decompressed; Celery would acknowledge
         it."""
-        logger.error("A message is no command and dead: %s", exc)
+        logger.error("A message that is not a command is dead-lettered: %s", exc)
         message.reject_log_error(logger, self.connection_errors)
 
     @override
@@ -153,7 +153,9 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
             if fault is None:
                 receive(message)
             else:
-                logger.error("A message is no command and dead: %s", fault)
+                logger.error(
+                    "A message that is not a command is dead-lettered: %s", fault
+                )
                 message.reject_log_error(logger, self.connection_errors)
 
         return receive_call

@@ -379,7 +379,7 @@ class Webhooks:
     def _unavailable(
         self, reason: str, retry_after_seconds: float | None = None
     ) -> SinkUnavailable:
-        message = f"n8n at {urlsplit(self._n8n_url).netloc} is not there: {reason}"
+        message = f"n8n at {urlsplit(self._n8n_url).netloc} is unavailable: {reason}"
         return SinkUnavailable(SINK, message, retry_after_seconds)
 
     def close(self) -> None:
