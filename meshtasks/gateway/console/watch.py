@@ -272,7 +272,7 @@ class AlertsModel:
             return known
 
     async def change(
-        self, write: Callable[[AlertTables, float], None], who: str, what: str
+        self, write: Callable[[AlertTables, float], object], who: str, what: str
     ) -> None:
         """Change alerts or silences in one transaction.
 
