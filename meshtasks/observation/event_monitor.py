@@ -74,8 +74,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class SeenAlert:
-    """An alert that was seen on its way to the alert queues; ``seen_at`` in epoch
-    seconds."""
+    """An alert that was seen (epoch seconds) on its way to the alert queues."""
 
     seen_at: float
     severity: str
@@ -94,7 +93,6 @@ class BatchEvent:
         result: the text that Flower shows, or the fault.
         runtime_seconds: how long it ran; None if not known.
         failed: whether it was lost or must be retried.
-        worker: name of the worker.
         outcome: ``succeeded``, ``retried`` or ``failed``.
     """
 
@@ -112,9 +110,7 @@ class WorkerState:
     """A worker, as its events describe it.
 
     Attributes:
-        name: its node name.
-        heard_at: when its latest event arrived, epoch seconds; a worker sends an event
-            at least every two seconds.
+        heard_at: when its latest event arrived, epoch seconds; it sends one every 2 s.
         online: false after the worker reported that it stops.
         last_batch: the batch that it finished last.
     """
@@ -134,8 +130,7 @@ class Seen:
         repeated_dead_letters: further copies of counted dead letters.
         dead_by_queue: dead letters by the queue in which they failed.
         dead_messages: messages of which at least one record failed, by that queue.
-        dead_by_broker: those of these messages that the broker dead-lettered, so that
-            no worker acknowledged them.
+        dead_by_broker: those of them dead-lettered by the broker, not acknowledged.
         dead_by_type: dead letters by the class of the fault.
         reasons: latest reason by the class of the fault.
         last_dead_letters: newest last.
@@ -315,7 +310,6 @@ def dead_letter_of(
     dead-lettering. Without either, no binding matched the message.
 
     Args:
-        table: its headers.
         routing_key: the routing key with which it was dead-lettered.
         now: epoch seconds.
     """

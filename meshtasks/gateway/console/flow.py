@@ -281,8 +281,7 @@ class Picture:
         )
 
     def listing(self) -> str:
-        """The graph as a list for a narrow window: every exchange with its
-        destinations, then workers and sinks."""
+        """The graph as a list: exchanges with destinations, then workers, sinks."""
         nodes = self._graph.nodes.values()
         exchanges = "".join(
             f"<section style='border-color:{colour_of(node.name)}'><h2 class='mesh-h2'>"
