@@ -110,7 +110,8 @@ class WorkerState:
     """A worker, as its events describe it.
 
     Attributes:
-        heard_at: when its latest event arrived, epoch seconds; it sends one every 2 s.
+        heard_at: when its latest event arrived, epoch seconds; workers send an event
+            every two seconds or more often.
         online: false after the worker reported that it stops.
         last_batch: the batch that it finished last.
     """
