@@ -24,7 +24,6 @@ from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.entities import MQTT_EXCHANGE, Exchange, HashExchange, is_reserved
-from meshtasks.amqp.management import definitions
 from meshtasks.amqp.topology import Topology
 
 #: Entities that Celery declares: remote control, its replies, and task events.
@@ -368,3 +367,37 @@ def _publish(channel: Any, name: str) -> None:
     channel.tx_select()
     channel.basic_publish(amqp.Message(b""), name, "")
     channel.tx_rollback()
+
+
+def definitions(topology: Topology, vhost: str) -> dict[str, Any]:
+    """The topology in RabbitMQ's definitions format, for one virtual host, without
+    users and permissions."""
+    lasting = {"vhost": vhost, "durable": True, "auto_delete": False}
+    return {
+        "vhosts": [{"name": vhost}],
+        "exchanges": [
+            {
+                **lasting,
+                "name": exchange.name,
+                "type": exchange.type,
+                "internal": False,
+                "arguments": exchange.arguments,
+            }
+            for exchange in topology.all_exchanges
+        ],
+        "queues": [
+            {**lasting, "name": queue.name, "arguments": queue.arguments}
+            for queue in topology.all_queues
+        ],
+        "bindings": [
+            {
+                "source": binding.exchange,
+                "vhost": vhost,
+                "destination": binding.destination,
+                "destination_type": binding.destination_type,
+                "routing_key": binding.routing_key,
+                "arguments": {},
+            }
+            for binding in topology.all_bindings
+        ],
+    }

@@ -1,4 +1,4 @@
-"""Client of RabbitMQ's management API, and definitions to import.
+"""Client of RabbitMQ's management API.
 
 AMQP itself can neither list entities nor read their arguments. This module also selects
 the node and the URL, and explains errors.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import ssl
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -28,13 +29,14 @@ from urllib3.exceptions import HTTPError
 
 from meshtasks.amqp.connecting import unopened
 from meshtasks.amqp.entities import Binding
-from meshtasks.amqp.topology import Topology
 from meshtasks.config.certificates import tls_fault
 from meshtasks.config.urls import urls_of
 from meshtasks.errors import ConfigError, Transient
 from meshtasks.http import Answer, cause_of, pool_manager, request
 
 _TIMEOUT_SECONDS = 10.0
+#: RabbitMQ may answer 500 if an entity is deleted while it lists them.
+_REPEATS, _PAUSE_SECONDS = 3, 0.3
 _AMQP_PORTS = (5671, 5672)
 _SUCCESS = range(200, 300)
 #: Largest response. A broker lists all its queues in one response.
@@ -96,10 +98,15 @@ class Api:
         self, path: str, method: str = "GET", body: object = None
     ) -> tuple[str, bytes]:
         faults: list[str] = []
+        repeats = _REPEATS if method == "GET" else 0
         for way in (*self._urls, *self._guessed):
             try:
                 base = _own_url(way) if way in self._guessed else way
                 answer = _call(base, path, self._login, method, body)
+                while answer.status == HTTPStatus.INTERNAL_SERVER_ERROR and repeats:
+                    repeats -= 1
+                    time.sleep(_PAUSE_SECONDS)
+                    answer = _call(base, path, self._login, method, body)
             except Transient as error:
                 faults.append(str(error))
                 continue
@@ -411,37 +418,3 @@ def import_accounts(
             api.send("DELETE", f"/api/users/{quote(user.name, safe='')}")
     # Last, since the password of this account may change with it.
     api.send("POST", "/api/definitions", {kind: content[kind] for kind in kinds})
-
-
-def definitions(topology: Topology, vhost: str) -> dict[str, Any]:
-    """The topology in RabbitMQ's definitions format, for one virtual host, without
-    users and permissions."""
-    lasting = {"vhost": vhost, "durable": True, "auto_delete": False}
-    return {
-        "vhosts": [{"name": vhost}],
-        "exchanges": [
-            {
-                **lasting,
-                "name": exchange.name,
-                "type": exchange.type,
-                "internal": False,
-                "arguments": exchange.arguments,
-            }
-            for exchange in topology.all_exchanges
-        ],
-        "queues": [
-            {**lasting, "name": queue.name, "arguments": queue.arguments}
-            for queue in topology.all_queues
-        ],
-        "bindings": [
-            {
-                "source": binding.exchange,
-                "vhost": vhost,
-                "destination": binding.destination,
-                "destination_type": binding.destination_type,
-                "routing_key": binding.routing_key,
-                "arguments": {},
-            }
-            for binding in topology.all_bindings
-        ],
-    }

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree
 
+from meshtasks.amqp.accounts import definitions
 from meshtasks.amqp.connecting import connected, unopened
 from meshtasks.amqp.declare import changes, declare_missing
 from meshtasks.amqp.drift import Repartition, compare
@@ -24,7 +25,7 @@ from meshtasks.amqp.entities import (
     QueueDefaults,
     RetryQueue,
 )
-from meshtasks.amqp.management import definitions, read
+from meshtasks.amqp.management import read
 from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.cli import asyncapi
 from meshtasks.cli.terminal import ManagementUrl, say

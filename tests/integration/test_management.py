@@ -11,6 +11,7 @@ from meshtasks.amqp import management
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.errors import ConfigError, Transient
 from tests.support.httpserver import Handler, HTTPServer
+from tests.support.receiver import Answer, Receiver
 
 BROKER = "amqp://mesh:secret@127.0.0.1/mesh"
 
@@ -87,3 +88,23 @@ def test_rabbitmq_shows_itself_and_is_asked(
     live = management.read(mesh_url.replace(f":{port}/", ":5672/"))
 
     assert live.queues
+
+
+def test_a_list_that_rabbitmq_failed_to_make_is_asked_for_again(
+    receiver: Receiver,
+) -> None:
+    receiver.script(Answer(500, b"{}"), *[Answer(200, b"[]")] * 3)
+
+    live = management.read(BROKER, receiver.url)
+
+    assert (live.exchanges, live.queues, live.bindings) == ([], [], [])
+
+
+def test_a_server_that_always_fails_is_named_with_its_status(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(management, "_PAUSE_SECONDS", 0.0)
+    receiver.script(*[Answer(500, b"{}")] * 9)
+
+    with pytest.raises(ConfigError, match="status 500"):
+        management.read(BROKER, receiver.url)

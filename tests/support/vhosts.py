@@ -66,10 +66,11 @@ class MeshVhosts:
         with open_channel(self._node.amqp_url(name)) as channel:
             for exchange in _OF_WORKERS:
                 channel.exchange_delete(exchange)
-            filled = [queue for queue in queues if _count(channel, queue)]
-            for queue in filled:
+            # Also what is empty: a purge comes after the return of what a worker that
+            # was killed had held, which a count may not have seen.
+            for queue in queues:
                 channel.queue_purge(queue)
-            return not any(_count(channel, queue) for queue in filled)
+            return not any(_count(channel, queue) for queue in queues)
 
     def _described(self, name: str, without: Collection[str] = ()) -> list[str]:
         definitions: dict[str, Any] = self._node.api(
