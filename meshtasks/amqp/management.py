@@ -98,15 +98,10 @@ class Api:
         self, path: str, method: str = "GET", body: object = None
     ) -> tuple[str, bytes]:
         faults: list[str] = []
-        repeats = _REPEATS if method == "GET" else 0
         for way in (*self._urls, *self._guessed):
             try:
                 base = _own_url(way) if way in self._guessed else way
-                answer = _call(base, path, self._login, method, body)
-                while answer.status == HTTPStatus.INTERNAL_SERVER_ERROR and repeats:
-                    repeats -= 1
-                    time.sleep(_PAUSE_SECONDS)
-                    answer = _call(base, path, self._login, method, body)
+                answer = _call_again(base, path, self._login, method, body)
             except Transient as error:
                 faults.append(str(error))
                 continue
@@ -188,6 +183,16 @@ def _call(
         message = f"the management API at {base} cannot be reached: {why} {_HINT}"
         raise Transient(message) from error
     return answer
+
+
+def _call_again(base: str, path: str, login: str, method: str, body: object) -> Answer:
+    """Like :func:`_call`, but repeat a GET that RabbitMQ answers with 500."""
+    for _ in range(_REPEATS if method == "GET" else 0):
+        answer = _call(base, path, login, method, body)
+        if answer.status != HTTPStatus.INTERNAL_SERVER_ERROR:
+            return answer
+        time.sleep(_PAUSE_SECONDS)
+    return _call(base, path, login, method, body)
 
 
 def _meaning(status: int) -> str:
