@@ -14,6 +14,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING
 
 from meshtasks.amqp import headers
@@ -227,20 +228,15 @@ class Recorder:
     def _write(self, notes: Notes) -> None:
         if self._history is None:
             self._history = _history_of(self._env)
-        try:
-            self._note(self._history, notes)
-        finally:
-            if self._forks:
-                self._history.close()
-
-    def _note(self, history: History, notes: Notes) -> None:
-        if self._is_new:
-            history.end_spans(self._name)
-            self._is_new = False
-        history.write(notes)
-        if (now := time.time()) >= self._next_prune:
-            history.prune(now)
-            self._next_prune = now + _PRUNE_EVERY_SECONDS
+        leaving = closing if self._forks else nullcontext
+        with leaving(self._history) as history:
+            if self._is_new:
+                history.end_spans(self._name)
+                self._is_new = False
+            history.write(notes)
+            if (now := time.time()) >= self._next_prune:
+                history.prune(now)
+                self._next_prune = now + _PRUNE_EVERY_SECONDS
 
     def _keep(self, notes: Notes) -> None:
         """Put back what could not be stored, before what was recorded since."""
