@@ -236,6 +236,7 @@ class Topology(ConfigModel):
             return frozenset({queue})
         declared = {x.name: x for x in self.all_exchanges if isinstance(x, Exchange)}
         types = PREDECLARED_EXCHANGES | {name: x.type for name, x in declared.items()}
+        bindings = (*self.bindings, *self._retry_bindings)
         queues: set[str] = set()
         seen: set[str] = set()
         ahead = [exchange]
@@ -246,7 +247,7 @@ class Topology(ConfigModel):
             seen.add(name)
             matching = [
                 binding
-                for binding in (*self.bindings, *self._retry_bindings)
+                for binding in bindings
                 if binding.exchange == name
                 and matches(types[name], binding, routing_key)
             ]
