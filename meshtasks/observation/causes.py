@@ -135,8 +135,9 @@ def _covers(cause: Cause, window: Window, facts: Facts) -> bool:
     pause of the sensor. Rejected readings always do: the device sent them."""
     if cause.cause in REFUSALS or facts.sensor is None:
         return True
-    whole = (window.ends_at or facts.now) - window.begins_at
-    until_now = Window(window.begins_at, window.ends_at or facts.now)
+    ends_at = facts.now if window.ends_at is None else window.ends_at
+    whole = ends_at - window.begins_at
+    until_now = Window(window.begins_at, ends_at)
     within = until_now.overlap(cause.begins_at, cause.ends_at)
     return within >= whole / 2 or whole - within <= facts.sensor.gap_seconds
 

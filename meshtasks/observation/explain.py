@@ -210,8 +210,8 @@ def _reached(
     handler: Handler | None,
     routing_key: str,
 ) -> Reached:
-    parts = settings.read(TOPOLOGY).partitioned.get(queue)
-    partitions = (parts and parts.partitions) or 0
+    partitioned = settings.read(TOPOLOGY).partitioned.get(queue)
+    partitions = len(partitioned.names) if partitioned else 0
     if handler is None:
         return Reached(queue, partitions=partitions)
     function, policy = handler.handle, settings.read(ALERTS)

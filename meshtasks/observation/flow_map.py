@@ -207,9 +207,9 @@ def _placed(column: Mapping[str, int], edges: Iterable[Edge]) -> dict[str, Node]
             keys.sort(key=lambda key: middle[key])
             for index, key in enumerate(keys):
                 share[key] = (index + 0.5) / len(keys)
-    return {
-        key: Node(key, cast("Kind", kind), name, each, row)
-        for each, keys in order.items()
-        for row, key in enumerate(keys)
-        for kind, _, name in [key.partition(":")]
-    }
+    nodes: dict[str, Node] = {}
+    for each, keys in order.items():
+        for row, key in enumerate(keys):
+            kind, _, name = key.partition(":")
+            nodes[key] = Node(key, cast("Kind", kind), name, each, row)
+    return nodes

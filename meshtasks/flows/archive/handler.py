@@ -85,7 +85,9 @@ def _archive_batch(
     outcomes: list[Outcome] = [DONE] * len(batch.records)
     indexes: dict[str, list[int]] = {}
     for index, entry in entries_of(
-        *(batch.records, batch.envelopes, batch.indexes),
+        batch.records,
+        batch.envelopes,
+        batch.indexes,
         lambda domain: class_of(domain) == archive_class,
     ):
         if isinstance(entry, BadEntry):

@@ -69,8 +69,9 @@ class DeadLetterActions:
         this = Selection(ids=(waiting.letter.id,))
         delivery = waiting.delivery
         with notified():
-            for found in () if delivery else await self._model.some(this, 1):
-                delivery = found.delivery
+            if delivery is None:  # it was too large to be kept
+                found = await self._model.some(this, 1)
+                delivery = found[0].delivery if found else None
             if delivery is None:
                 ui.notify("It is there no more.")
                 return
