@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated
 
 import click
@@ -20,16 +21,9 @@ from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.cli.dlq_queue import (
     EXIT_NOT_FOUND,
     DeadLetterQueue,
-    Every,
     Filters,
     Found,
-    Ids,
-    NewerThan,
-    OlderThan,
-    Queue,
-    Reason,
-    RoutingKey,
-    Sensor,
+    IdsOrFilters,
     find,
     group_as_json,
     one_line,
@@ -39,7 +33,14 @@ from meshtasks.cli.dlq_queue import (
     page,
     put_back,
 )
-from meshtasks.cli.terminal import File, counting, fail, file_or_standard, say
+from meshtasks.cli.terminal import (
+    File,
+    counting,
+    fail,
+    file_or_standard,
+    say,
+    with_options,
+)
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import Transient
 from meshtasks.records.json_text import body_text
@@ -50,18 +51,8 @@ _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a 
 
 
 @app.command()
-def export(  # noqa: PLR0913 - options
-    file: File,
-    ids: Ids = None,
-    *,
-    reason: Reason = "",
-    queue: Queue = "",
-    routing_key: RoutingKey = "",
-    sensor: Sensor = "",
-    older_than: OlderThan = "",
-    newer_than: NewerThan = "",
-    every: Every = False,
-) -> None:
+@with_options
+def export(file: File, *, options: IdsOrFilters) -> None:
     """Write dead letters to a file, one JSON object a line. They stay in the queue.
 
     Exit codes: 0; 1 there is no such dead letter; 69 the broker cannot be reached; 73
@@ -72,15 +63,14 @@ def export(  # noqa: PLR0913 - options
     # Imported here: it loads pydantic, which the other commands do not need.
     from meshtasks.observation.dead_letters import to_line  # noqa: PLC0415
 
-    filters = Filters(reason, queue, routing_key, sensor, older_than, newer_than)
-    selection = filters.selection(ids, every=every)
+    selection = options.selection()
     count = 0
     with (
-        opened(load_settings(), queue) as letters,
+        opened(load_settings(), options.queue) as letters,
         file_or_standard(file, "wb", os.EX_CANTCREAT) as target,
     ):
-        if ids:
-            find(letters, ids)
+        if options.ids:
+            find(letters, options.ids)
         for delivery, letter in letters.peek("writing"):
             if selection.matches(letter):
                 target.write(to_line(delivery, letter) + b"\n")
@@ -107,14 +97,10 @@ def import_(file: File) -> None:
 
 
 @app.command("list")
-def list_(  # noqa: PLR0913 - options
+@with_options
+def list_(
     *,
-    reason: Reason = "",
-    queue: Queue = "",
-    routing_key: RoutingKey = "",
-    sensor: Sensor = "",
-    older_than: OlderThan = "",
-    newer_than: NewerThan = "",
+    options: Filters,
     each: Annotated[
         bool, typer.Option("--each", help="Show each dead letter, with its id.")
     ] = False,
@@ -134,10 +120,9 @@ def list_(  # noqa: PLR0913 - options
     Exit codes: 0; 69 the broker cannot be reached, or another command is reading the
     queue.
     """
-    filters = Filters(reason, queue, routing_key, sensor, older_than, newer_than)
-    selection = filters.selection()
+    selection = options.selection()
     groups, total = Groups(), 0
-    with opened(load_settings(), queue) as letters:
+    with opened(load_settings(), options.queue) as letters:
         for _, letter in letters.peek("looking"):
             if not selection.matches(letter):
                 continue
@@ -180,16 +165,10 @@ def show(
 
 
 @app.command()
-def replay(  # noqa: PLR0913 - options
-    ids: Ids = None,
+@with_options
+def replay(
     *,
-    reason: Reason = "",
-    queue: Queue = "",
-    routing_key: RoutingKey = "",
-    sensor: Sensor = "",
-    older_than: OlderThan = "",
-    newer_than: NewerThan = "",
-    every: Every = False,
+    options: IdsOrFilters,
     dry: Annotated[
         bool,
         typer.Option(
@@ -227,21 +206,20 @@ def replay(  # noqa: PLR0913 - options
 
     Example: meshtasks dlq replay --queue sensors.temperature --reason UnknownUnit
     """
-    filters = Filters(reason, queue, routing_key, sensor, older_than, newer_than)
-    selection = filters.selection(ids, every=every or would_succeed)
+    selection = replace(options, every=options.every or would_succeed).selection()
+    if edit and not options.ids:
+        message = "takes dead letters by their ids"
+        raise typer.BadParameter(message, param_hint="--edit")
     settings = load_settings()
     topology = settings.read(TOPOLOGY)
     refusal = _refusal(settings) if would_succeed and not edit else None
-    with opened(settings, queue) as letters:
+    with opened(settings, options.queue) as letters:
+        # It ends the command if an id is ambiguous.
+        found = find(letters, options.ids) if options.ids else []
         edited = None
         if edit:
-            if not ids:
-                message = "takes dead letters by their ids"
-                raise typer.BadParameter(message, param_hint="--edit")
-            edited = {each.letter.id: _edited(each) for each in find(letters, ids)}
+            edited = {each.letter.id: _edited(each) for each in found}
             selection = Selection(ids=frozenset(edited))
-        elif ids:
-            find(letters, ids)  # ends the command if an id is ambiguous
         if dry:
             result = _dry_run(letters, selection, topology, refusal)
         else:
@@ -255,16 +233,10 @@ def replay(  # noqa: PLR0913 - options
 
 
 @app.command()
-def drop(  # noqa: PLR0913 - options
-    ids: Ids = None,
+@with_options
+def drop(
     *,
-    reason: Reason = "",
-    queue: Queue = "",
-    routing_key: RoutingKey = "",
-    sensor: Sensor = "",
-    older_than: OlderThan = "",
-    newer_than: NewerThan = "",
-    every: Every = False,
+    options: IdsOrFilters,
     yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
 ) -> None:
     """Delete dead letters. `meshtasks dlq export` keeps a copy.
@@ -275,18 +247,17 @@ def drop(  # noqa: PLR0913 - options
     Exit codes: 0; 1 not confirmed, or there is no such dead letter; 69 the broker
     cannot be reached.
     """
-    filters = Filters(reason, queue, routing_key, sensor, older_than, newer_than)
-    selection = filters.selection(ids, every=every)
+    selection = options.selection()
     groups = Groups()
     chosen: set[int] = set()
     undated = 0
-    with opened(load_settings(), queue) as letters:
-        if ids:
-            find(letters, ids)
+    with opened(load_settings(), options.queue) as letters:
+        if options.ids:
+            find(letters, options.ids)
         for _, letter in letters.peek("looking"):
             if not selection.matches(letter):
                 continue
-            if letter.failed_at is None and (older_than or newer_than):
+            if letter.failed_at is None and (options.older_than or options.newer_than):
                 undated += 1
             else:
                 groups.add(letter)

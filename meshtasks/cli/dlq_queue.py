@@ -9,11 +9,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import astuple, dataclass, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, BinaryIO, NamedTuple
 
 import typer
+from typing_extensions import override
 
 from meshtasks.amqp import headers
 from meshtasks.amqp.dead_letter_groups import Group, Selection
@@ -61,83 +63,59 @@ _STEP = 500
 _BATCH = 500
 _ID = re.compile(rf"[0-9a-f]{{4,{ID_DIGITS}}}")
 
-Ids = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="ID", help="Ids of dead letters, or their beginnings."),
-]
-Reason = Annotated[
-    str,
-    typer.Option(
-        metavar="TEXT",
-        help="Select by reason: a kind (SchemaMismatch), or part of the text.",
-    ),
-]
-Queue = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME", help="Select by the queue in which they failed; also sensors.*"
-    ),
-]
-RoutingKey = Annotated[
-    str,
-    typer.Option(
-        metavar="PATTERN",
-        help="Select by routing key: a pattern as in a binding, such as "
-        "sensors.*.attic.",
-    ),
-]
-Sensor = Annotated[
-    str, typer.Option(metavar="NAME", help="Select by sensor; also attic-*")
-]
-OlderThan = Annotated[
-    str,
-    typer.Option(
-        metavar="TIME",
-        help="Select those that failed longer ago than this: 2h, 7d.",
-    ),
-]
-NewerThan = Annotated[
-    str,
-    typer.Option(
-        metavar="TIME",
-        help="Select those that failed more recently than this: 30m, 1d.",
-    ),
-]
-Every = Annotated[bool, typer.Option("--all", help="Select all dead letters.")]
 
-
-class Filters(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Filters:
     """The options that select dead letters, as the user gave them."""
 
-    reason: str
-    queue: str
-    routing_key: str
-    sensor: str
-    older_than: str
-    newer_than: str
+    reason: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT",
+            help="Select by reason: a kind (SchemaMismatch), or part of the text.",
+        ),
+    ] = ""
+    queue: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Select by the queue in which they failed; also sensors.*",
+        ),
+    ] = ""
+    routing_key: Annotated[
+        str,
+        typer.Option(
+            metavar="PATTERN",
+            help="Select by routing key: a pattern as in a binding, such as "
+            "sensors.*.attic.",
+        ),
+    ] = ""
+    sensor: Annotated[
+        str, typer.Option(metavar="NAME", help="Select by sensor; also attic-*")
+    ] = ""
+    older_than: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME",
+            help="Select those that failed longer ago than this: 2h, 7d.",
+        ),
+    ] = ""
+    newer_than: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME",
+            help="Select those that failed more recently than this: 30m, 1d.",
+        ),
+    ] = ""
 
-    def selection(
-        self, ids: Sequence[str] | None = None, *, every: bool = True
-    ) -> Selection:
+    def selection(self) -> Selection:
         """The selection that the options describe.
 
-        Args:
-            ids: beginnings of ids to select; None or empty for any id.
-            every: whether a selection without conditions is permitted.
-
         Raises:
-            typer.BadParameter: an option is invalid, or there is no condition although
-                one is required.
+            typer.BadParameter: an option is invalid.
         """
-        if not (every or ids or any(self)):
-            message = (
-                "which? Give ids, --reason, --queue, --routing-key, --sensor, "
-                "--older-than, --newer-than or --all"
-            )
-            raise typer.BadParameter(message)
         now = time.time()
         return Selection(
-            ids=_ids(ids or ()),
             reason=self.reason,
             queue=self.queue,
             routing_key=self.routing_key,
@@ -145,6 +123,34 @@ class Filters(NamedTuple):
             failed_before=_ago(now, self.older_than, "--older-than"),
             failed_after=_ago(now, self.newer_than, "--newer-than"),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdsOrFilters(Filters):
+    """The ids and options that select dead letters for a command that acts on them."""
+
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ID", help="Ids of dead letters, or their beginnings."),
+    ] = None
+    every: Annotated[bool, typer.Option("--all", help="Select all dead letters.")] = (
+        False
+    )
+
+    @override
+    def selection(self) -> Selection:
+        """The selection that ids and options describe.
+
+        Raises:
+            typer.BadParameter: an option is invalid, or there is none.
+        """
+        if not any(astuple(self)):
+            message = (
+                "which? Give ids, --reason, --queue, --routing-key, --sensor, "
+                "--older-than, --newer-than or --all"
+            )
+            raise typer.BadParameter(message)
+        return replace(super().selection(), ids=_ids(self.ids or ()))
 
 
 class DeadLetterQueue(NamedTuple):

@@ -13,8 +13,10 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, NamedTuple, Never
 from urllib.parse import urlsplit
@@ -52,6 +54,30 @@ File = Annotated[
 ]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Let commands share options.
+
+    typer sees the fields of the dataclass that the command's parameter ``options`` is,
+    in the place of that parameter.
+    """
+    own = signature(command, eval_str=True).parameters
+    kind = own["options"].annotation
+    shared = signature(kind, eval_str=True).parameters
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        options = kind(**{name: given.pop(name) for name in shared})
+        command(options=options, **given)
+
+    shown = [
+        each.replace(kind=Parameter.KEYWORD_ONLY)
+        for name, parameter in own.items()
+        for each in (shared.values() if name == "options" else [parameter])
+    ]
+    run.__signature__ = Signature(shown)  # type: ignore[attr-defined]
+    return run
 
 
 def say(*texts: str, err: bool = False) -> None:
