@@ -29,8 +29,8 @@ from typing_extensions import override
 
 from meshtasks.cli.answers import own_address
 from meshtasks.cli.terminal import EXIT_USAGE, fail, say
+from meshtasks.config.environment import ENV_FILE, env_file_values
 from meshtasks.config.private_files import make_private_directory, write_private
-from meshtasks.config.settings import ENV_FILE, env_file_values
 from meshtasks.errors import ConfigError
 
 #: Key of the authority; only the owner may read it.

@@ -40,13 +40,13 @@ from meshtasks.cli.units import (
     unit_files,
     write_roles,
 )
-from meshtasks.config.environment import SHIPPED_CONFIG
+from meshtasks.config.environment import ENV_FILE, SHIPPED_CONFIG, env_file_values
 from meshtasks.config.private_files import (
     make_private_directory,
     replace_file,
     replace_private,
 )
-from meshtasks.config.settings import ENV_FILE, Settings, env_file_values, load_settings
+from meshtasks.config.settings import Settings, load_settings
 
 #: Path beside the shipped configuration, both in the package and in a clone.
 COMPOSE_FILE = SHIPPED_CONFIG.with_name("docker-compose.yml")

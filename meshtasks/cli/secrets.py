@@ -27,6 +27,7 @@ from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.cli.certificates import make_certificates
 from meshtasks.cli.influxdb import InfluxOwner, call
 from meshtasks.cli.terminal import EXIT_USAGE, fail, say
+from meshtasks.config.environment import ENV_FILE, env_file_values
 from meshtasks.config.private_files import (
     make_private_directory,
     private_opener,
@@ -34,7 +35,7 @@ from meshtasks.config.private_files import (
     share,
     tighten,
 )
-from meshtasks.config.settings import ENV_FILE, env_file_values, load_settings
+from meshtasks.config.settings import load_settings
 from meshtasks.config.urls import urls_of
 from meshtasks.errors import ConfigError, Transient
 

@@ -23,10 +23,9 @@ from jinja2 import PackageLoader, StrictUndefined
 from meshtasks.amqp.accounts import OPERATOR
 from meshtasks.cli.certificates import AUTHORITY, SERVER
 from meshtasks.cli.secrets import DEFINITIONS, as_account, variable_of
-from meshtasks.config.environment import SHIPPED_CONFIG
+from meshtasks.config.environment import SHIPPED_CONFIG, env_file_values
 from meshtasks.config.extras import Extra, installed
 from meshtasks.config.private_files import replace_private
-from meshtasks.config.settings import env_file_values
 
 #: Path beside the shipped configuration, both in the package and in a clone.
 _PROCFILE = SHIPPED_CONFIG.with_name("Procfile")

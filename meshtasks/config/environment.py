@@ -7,6 +7,7 @@ other configuration is in the YAML files of config/.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import unicodedata
@@ -15,8 +16,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from dotenv.parser import parse_stream
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    model_validator,
+)
 
 from meshtasks.config.extras import require
 from meshtasks.config.loader import fault_in, refuse
@@ -31,7 +40,9 @@ from meshtasks.config.urls import (
 from meshtasks.errors import ConfigError
 from meshtasks.text import keep_secret
 
-_ENV_FILE = ".env"
+#: Read in the working directory of the process.
+ENV_FILE = Path(".env")
+
 _PACKAGED = Path(__file__).with_name("shipped")
 _OF_A_CLONE = Path(__file__).parents[2] / "config"
 #: Directory of the configuration files that the package ships.
@@ -81,8 +92,11 @@ def _ports_text(text: str) -> str:
     return text
 
 
-class Environment(BaseSettings):
+class Environment(BaseModel):
     """Addresses, directories and secrets, from ``MESH_*`` variables.
+
+    Capitals do not matter in names of variables. Those of the process come before those
+    of ``.env``, and keyword arguments before both.
 
     Attributes:
         broker_url: AMQP URL of RabbitMQ with the virtual host; for a cluster, one URL
@@ -124,14 +138,7 @@ class Environment(BaseSettings):
             metrics are served.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="MESH_",
-        env_file=_ENV_FILE,
-        env_nested_delimiter="__",
-        extra="ignore",
-        frozen=True,
-        str_strip_whitespace=True,
-    )
+    model_config = ConfigDict(frozen=True, str_strip_whitespace=True)
 
     broker_url: SecretStr = SecretStr("")
     console_broker_url: SecretStr = SecretStr("")
@@ -168,6 +175,18 @@ class Environment(BaseSettings):
     host_root: Path = Path("/")
     metrics_host: str = "127.0.0.1"
     metrics_port: Annotated[str, AfterValidator(_ports_text)] = ""
+    _given: frozenset[str] = PrivateAttr()
+
+    def __init__(self, *, _env_file: Path | None = ENV_FILE, **values: Any) -> None:
+        """Read the variables of the process and of a file.
+
+        Raises:
+            ConfigError: the file or a secret cannot be read, or a secret is invalid.
+            ValidationError: another value is invalid.
+        """
+        given = _variables(_env_file)
+        super().__init__(**{**_values(given), **values})
+        self._given = frozenset(name for name, text in given.items() if text)
 
     @property
     def metrics_ports(self) -> range:
@@ -257,7 +276,7 @@ class Environment(BaseSettings):
         ):
             broker = given.get_secret_value()
             if broker and (expected := fault_of(broker)):
-                yield ConfigError("environment", _given_in(variable), expected)
+                yield ConfigError("environment", self._given_in(variable), expected)
         yield from self._state_faults()
 
     def _state_faults(self) -> Iterator[ConfigError]:
@@ -270,51 +289,18 @@ class Environment(BaseSettings):
                 "(special characters are percent-encoded) or "
                 "sqlite:////directory/mesh.db"
             )
-            yield ConfigError("environment", _given_in("MESH_STATE_URL"), expected)
+            yield ConfigError("environment", self._given_in("MESH_STATE_URL"), expected)
             return
         try:
             require("postgresql", "MESH_STATE_URL")
         except ConfigError as fault:
             yield fault
 
-    @model_validator(mode="before")
-    @classmethod
-    def _read_secrets(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Read every secret from its variable or file, and strip blanks around it.
-
-        Raises:
-            ConfigError: a secret cannot be read, or is invalid; names the variable.
-        """
-        given = {**dotenv_values(_ENV_FILE), **os.environ}
-        faults: list[ConfigError] = []
-
-        def read(variable: str, value: Any, file: str | None, field: str) -> Any:
-            try:
-                return _secret(variable, value, file, field)
-            except ConfigError as fault:
-                faults.append(fault)
-                return value
-
-        for name, field in cls.model_fields.items():
-            if field.annotation is SecretStr:
-                variable = f"MESH_{name.upper()}"
-                file = given.get(f"{variable}_FILE")
-                if (value := read(variable, values.get(name), file, name)) is not None:
-                    values[name] = value
-        for name in ("receivers", "secrets"):
-            if isinstance(named := values.get(name), dict):
-                values[name] = {
-                    word: read(
-                        f"MESH_{name.upper()}__{word.upper()}",
-                        value if key == word else None,
-                        None if key == word else value,
-                        name,
-                    )
-                    for key, value in named.items()
-                    if value and (word := key.removesuffix("_file"))
-                }
-        refuse(faults)
-        return values
+    def _given_in(self, variable: str) -> str:
+        """The variable that a secret was read from: ``variable`` or ``…_FILE``."""
+        of_file = f"{variable}_FILE"
+        is_file = of_file.lower().removeprefix("mesh_") in self._given
+        return of_file if is_file else variable
 
     @model_validator(mode="after")
     def _keep_secrets(self) -> Environment:
@@ -331,28 +317,98 @@ class Environment(BaseSettings):
         return self
 
 
-def _secret(variable: str, value: Any, file: str | None, field: str) -> Any:
-    """The value of a secret, from its variable or the file that ``…_FILE`` names."""
-    if file:
-        variable = f"{variable}_FILE"
+#: Fields that have one value for each name: ``MESH_LINKS__GRAFANA``.
+_NAMED = frozenset({"receivers", "secrets", "links"})
+_SECRETS = frozenset(
+    name
+    for name, field in Environment.model_fields.items()
+    if field.annotation in {SecretStr, dict[str, SecretStr]}
+)
+
+
+def env_file_values(file: Path) -> dict[str, str]:
+    """The variables in a file such as ``.env``; empty if there is no such file.
+
+    Raises:
+        ConfigError: the file cannot be read, or a line is not an assignment.
+    """
+    if not (file.is_file() or file.is_fifo()):
+        return {}
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        expected = f"expected a readable UTF-8 file, but: {reason}"
+        raise ConfigError(str(file), "-", expected) from error
+    expected = "expected NAME=value; a value with blanks, quotes or # is in quotes"
+    # The library skips such lines, and everything that a stray quote encloses.
+    refuse(
+        ConfigError(str(file), "-", expected, binding.original.line)
+        for binding in parse_stream(io.StringIO(text))
+        if binding.error
+    )
+    found = dotenv_values(stream=io.StringIO(text)).items()
+    return {name: value for name, value in found if value is not None}
+
+
+def _variables(env_file: Path | None) -> dict[str, str]:
+    """The variables of the mesh, in lower case and without their prefix."""
+    of_file = env_file_values(env_file) if env_file else {}
+    return {
+        name.lower().removeprefix("mesh_"): text
+        for name, text in {**of_file, **os.environ}.items()
+        if name.lower().startswith("mesh_")
+    }
+
+
+def _values(given: dict[str, str]) -> dict[str, Any]:
+    """The values of the fields that variables are given for. Secrets are checked.
+
+    Raises:
+        ConfigError: a secret cannot be read, or is invalid; names the variable.
+    """
+    values: dict[str, Any] = {}
+    named: dict[str, dict[str, str]] = {}
+    faults: list[ConfigError] = []
+    for variable, text in given.items():
+        name = variable.removesuffix("_file")
+        field, _, word = name.partition("__")
+        value = text
+        if field not in _SECRETS:
+            field, _, word = variable.partition("__")
+        elif not text or (name == variable and given.get(f"{name}_file")):
+            continue
+        else:
+            try:
+                value = _secret(text, variable, field, in_file=name != variable)
+            except ConfigError as fault:
+                faults.append(fault)
+        if not word:
+            values[field] = value
+        elif field in _NAMED:
+            named.setdefault(field, {})[word] = value
+    refuse(faults)
+    return {**named, **values}
+
+
+def _secret(text: str, variable: str, field: str, *, in_file: bool) -> str:
+    """The secret in a variable, or in the file that the variable names.
+
+    It is without the blanks, line breaks and byte order mark around it.
+
+    Raises:
+        ConfigError: the file cannot be read, or the secret contains such characters, or
+            others that it cannot have.
+    """
+    variable = f"MESH_{variable.upper()}"
+    if in_file:
         try:
-            value = Path(file).read_text(encoding="utf-8-sig")
+            text = Path(text).read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
             # Do not quote the path: by mistake it may be the secret itself.
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             expected = f"a readable UTF-8 file, but: {reason}"
             raise ConfigError("environment", variable, expected) from None
-    if isinstance(value, SecretStr):
-        value = value.get_secret_value()
-    return _checked(value, variable, field) if value else value
-
-
-def _checked(text: str, variable: str, field: str) -> str:
-    """A secret without the blanks, line breaks and byte order mark around it.
-
-    Raises:
-        ConfigError: the secret contains such characters, or others that it cannot have.
-    """
     secret = text.strip().strip("\ufeff").strip()
     # The tokens of a list may be on separate lines.
     parts = secret.split() if field == "api_tokens" else [secret]
@@ -363,13 +419,6 @@ def _checked(text: str, variable: str, field: str) -> str:
         expected = "expected printable ASCII, since it is sent in a header"
         raise ConfigError("environment", variable, expected)
     return secret
-
-
-def _given_in(variable: str) -> str:
-    """The variable that a secret was read from: ``variable`` or ``…_FILE``."""
-    of_file = f"{variable}_FILE"
-    given = {**dotenv_values(_ENV_FILE), **os.environ}
-    return of_file if given.get(of_file) else variable
 
 
 def auth_headers(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import ssl
 from collections.abc import Callable, Iterable
@@ -11,17 +10,12 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import certifi
-from dotenv import dotenv_values
-from dotenv.parser import parse_stream
 from pydantic import BaseModel, ValidationError
 
 from meshtasks.config.environment import Environment
 from meshtasks.config.loader import fault_in, load_yaml, refuse, together
 from meshtasks.config.private_files import replace_file
 from meshtasks.errors import ConfigError, MeshError, told
-
-#: Read in the working directory of the process.
-ENV_FILE = Path(".env")
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -125,7 +119,6 @@ def load_settings() -> Settings:
     Raises:
         ConfigError: a variable is wrong; names it and what was expected.
     """
-    env_file_values(ENV_FILE)
     try:
         env = Environment()
     except ValidationError as error:
@@ -141,31 +134,6 @@ def load_settings() -> Settings:
     if env.ca_file and env.ca_file != Path():  # Path() if the variable is empty
         trust(env.ca_file, env.state_dir)
     return Settings(env)
-
-
-def env_file_values(file: Path) -> dict[str, str]:
-    """The variables in a file such as ``.env``; empty if there is no such file.
-
-    Raises:
-        ConfigError: the file cannot be read, or a line is not an assignment.
-    """
-    if not file.is_file():
-        return {}
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        expected = f"expected a readable UTF-8 file, but: {reason}"
-        raise ConfigError(str(file), "-", expected) from error
-    expected = "expected NAME=value; a value with blanks, quotes or # is in quotes"
-    # The library skips such lines, and everything that a stray quote encloses.
-    refuse(
-        ConfigError(str(file), "-", expected, binding.original.line)
-        for binding in parse_stream(io.StringIO(text))
-        if binding.error
-    )
-    found = dotenv_values(stream=io.StringIO(text)).items()
-    return {name: value for name, value in found if value is not None}
 
 
 def trust(ca_file: Path, directory: Path) -> None:

@@ -15,7 +15,8 @@ import pytest
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.cli.doctor import examine
 from meshtasks.cli.secrets import make_secrets
-from meshtasks.config.settings import env_file_values, load_settings
+from meshtasks.config.environment import env_file_values
+from meshtasks.config.settings import load_settings
 from meshtasks.errors import ConfigError, SinkUnavailable
 from meshtasks.flows.diagnosis import Check, Verdict
 from meshtasks.outcome import Retry, outcome_of
