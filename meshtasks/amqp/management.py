@@ -62,6 +62,7 @@ class Api:
         account = f"{broker.userid}:{broker.password}".encode()
         self._login = f"Basic {base64.b64encode(account).decode()}"
         self._vhost = quote(broker.virtual_host, safe="")
+        self._pool = pool_manager()
         self._urls = given = _split(management_url)
         for url in given:
             if urlsplit(url).scheme not in {"http", "https"}:
@@ -100,8 +101,8 @@ class Api:
         faults: list[str] = []
         for way in (*self._urls, *self._guessed):
             try:
-                base = _own_url(way) if way in self._guessed else way
-                answer = _call_again(base, path, self._login, method, body)
+                base = self._own_url(way) if way in self._guessed else way
+                answer = self._call_again(base, path, method, body)
             except Transient as error:
                 faults.append(str(error))
                 continue
@@ -109,6 +110,75 @@ class Api:
                 raise _not_usable(base, _meaning(answer.status))
             return base, answer.body
         raise Transient("; ".join(faults))
+
+    def _own_url(self, broker_url: str) -> str:
+        """The default URL of the management plugin of a node, verified.
+
+        Another service may listen on that port. So before the account is sent, the
+        service must ask for a password as RabbitMQ does.
+
+        Raises:
+            ConfigError: it may belong to another broker, or is not RabbitMQ's.
+            Transient: it is unreachable.
+        """
+        parts = urlsplit(broker_url)
+        base = _default_url(broker_url)
+        is_here = parts.hostname in {None, "localhost", "127.0.0.1", "::1"}
+        if is_here and parts.port not in {None, *_AMQP_PORTS}:
+            # One of several brokers on this machine, or a tunnel to another machine.
+            reason = f"may be of another broker than that on port {parts.port}; {_HINT}"
+            raise _not_usable(base, reason)
+        answer = self._call(base, "/api/overview", {})
+        if _REALM in answer.headers.get("WWW-Authenticate", ""):
+            return base
+        reason = f"does not ask for an account as RabbitMQ's does; {_HINT}"
+        raise _not_usable(base, reason)
+
+    def _call_again(self, base: str, path: str, method: str, body: object) -> Answer:
+        """Send a request with the account, and repeat a GET that RabbitMQ answers with
+        500."""
+        headers = {"Authorization": self._login}
+        for _ in range(_REPEATS if method == "GET" else 0):
+            answer = self._call(base, path, headers)
+            if answer.status != HTTPStatus.INTERNAL_SERVER_ERROR:
+                return answer
+            time.sleep(_PAUSE_SECONDS)
+        return self._call(base, path, headers, method, body)
+
+    def _call(
+        self,
+        base: str,
+        path: str,
+        headers: Mapping[str, str],
+        method: str = "GET",
+        body: object = None,
+    ) -> Answer:
+        """Send a request; return the response of any status. Raises Transient if there
+        is none."""
+        content = None
+        if body is not None:
+            headers = {**headers, "Content-Type": "application/json"}
+            content = json.dumps(body).encode()
+        try:
+            answer = request(
+                self._pool,
+                method,
+                base + path,
+                timeout_seconds=_TIMEOUT_SECONDS,
+                headers=headers,
+                body=content,
+                limit_bytes=_LIMIT_BYTES,
+            )
+            if answer.fault is not None:
+                raise answer.fault
+        except HTTPError as error:
+            cause = cause_of(error)
+            why = f"{cause}. Is the plugin rabbitmq_management enabled?"
+            if isinstance(cause, ssl.SSLError):
+                why = f"{tls_fault(cause)}."
+            message = f"the management API at {base} cannot be reached: {why} {_HINT}"
+            raise Transient(message) from error
+        return answer
 
 
 def urls(broker_url: str, management_url: str | None) -> list[str]:
@@ -126,73 +196,6 @@ def _default_url(broker_url: str) -> str:
     host = f"[{host}]" if ":" in host else host
     tls = parts.scheme == "amqps"
     return f"https://{host}:15671" if tls else f"http://{host}:15672"
-
-
-def _own_url(broker_url: str) -> str:
-    """The default URL of the management plugin of a node, verified.
-
-    Another service may listen on that port. So before the account is sent, the service
-    must ask for a password as RabbitMQ does.
-
-    Raises:
-        ConfigError: it may belong to another broker, or is not RabbitMQ's.
-        Transient: it is unreachable.
-    """
-    parts = urlsplit(broker_url)
-    base = _default_url(broker_url)
-    is_here = parts.hostname in {None, "localhost", "127.0.0.1", "::1"}
-    if is_here and parts.port not in {None, *_AMQP_PORTS}:
-        # One of several brokers on this machine, or a tunnel to another machine.
-        reason = f"may be of another broker than that on port {parts.port}; {_HINT}"
-        raise _not_usable(base, reason)
-    answer = _call(base, "/api/overview")
-    if _REALM in answer.headers.get("WWW-Authenticate", ""):
-        return base
-    reason = f"does not ask for an account as RabbitMQ's does; {_HINT}"
-    raise _not_usable(base, reason)
-
-
-def _call(
-    base: str, path: str, login: str = "", method: str = "GET", body: object = None
-) -> Answer:
-    """Send a request; return the response of any status. Raises Transient if there is
-    none."""
-    headers = {"Authorization": login} if login else {}
-    content = None
-    if body is not None:
-        headers["Content-Type"] = "application/json"
-        content = json.dumps(body).encode()
-    try:
-        with pool_manager() as pool:
-            answer = request(
-                pool,
-                method,
-                base + path,
-                timeout_seconds=_TIMEOUT_SECONDS,
-                headers=headers,
-                body=content,
-                limit_bytes=_LIMIT_BYTES,
-            )
-        if answer.fault is not None:
-            raise answer.fault
-    except HTTPError as error:
-        cause = cause_of(error)
-        why = f"{cause}. Is the plugin rabbitmq_management enabled?"
-        if isinstance(cause, ssl.SSLError):
-            why = f"{tls_fault(cause)}."
-        message = f"the management API at {base} cannot be reached: {why} {_HINT}"
-        raise Transient(message) from error
-    return answer
-
-
-def _call_again(base: str, path: str, login: str, method: str, body: object) -> Answer:
-    """Like :func:`_call`, but repeat a GET that RabbitMQ answers with 500."""
-    for _ in range(_REPEATS if method == "GET" else 0):
-        answer = _call(base, path, login, method, body)
-        if answer.status != HTTPStatus.INTERNAL_SERVER_ERROR:
-            return answer
-        time.sleep(_PAUSE_SECONDS)
-    return _call(base, path, login, method, body)
 
 
 def _meaning(status: int) -> str:

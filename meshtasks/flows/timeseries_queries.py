@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
+from urllib3 import PoolManager
 from urllib3.exceptions import HTTPError
 
 from meshtasks.config.durations import span_text
@@ -228,7 +229,8 @@ def _expiries(content: Any, bucket: str) -> list[float]:
 def _page(url: str, path: str, headers: Mapping[str, str] | None = None) -> str:
     """The page at a path below a base URL; empty if there is none."""
     try:
-        answer = _answer(url, path, headers, _LOOK_SECONDS)
+        with pool_manager(maxsize=1) as pool:
+            answer = _answer(pool, url, path, headers, _LOOK_SECONDS)
     except HTTPError:
         return ""
     return answer.text if answer.status == _OK else ""
@@ -240,16 +242,19 @@ def _authorization(env: Environment) -> dict[str, str]:
 
 
 def _answer(
-    url: str, path: str, headers: Mapping[str, str] | None, timeout_seconds: float
+    pool: PoolManager,
+    url: str,
+    path: str,
+    headers: Mapping[str, str] | None,
+    timeout_seconds: float,
 ) -> Answer:
-    with pool_manager(maxsize=1) as pool:
-        return request(
-            pool,
-            "GET",
-            url.rstrip("/") + path,
-            timeout_seconds=timeout_seconds,
-            headers=headers,
-        )
+    return request(
+        pool,
+        "GET",
+        url.rstrip("/") + path,
+        timeout_seconds=timeout_seconds,
+        headers=headers,
+    )
 
 
 class Point(NamedTuple):
@@ -280,16 +285,18 @@ def read_curve(
         SinkUnavailable: the store is unavailable, or refuses to be read.
     """
     step = max(1.0, (ends_at - begins_at) / _POINTS)
-    curve = _Curve(env, quantity, sensor_id, begins_at, ends_at, step)
-    found = curve.victoria()
-    if found is None:
-        found = curve.influx()
+    with pool_manager(maxsize=1) as pool:
+        curve = _Curve(pool, env, quantity, sensor_id, begins_at, ends_at, step)
+        found = curve.victoria()
+        if found is None:
+            found = curve.influx()
     return list(_means(sorted(found), begins_at, step))
 
 
 class _Curve(NamedTuple):
     """A curve to read. ``step`` seconds of readings become one point."""
 
+    pool: PoolManager
     env: Environment
     quantity: Quantity
     sensor_id: str
@@ -339,8 +346,9 @@ class _Curve(NamedTuple):
     def _get(self, path: str, query: dict[str, str]) -> str | None:
         """The response; None if the store does not have the path."""
         url, path = self.env.influx_url, f"{path}?{urlencode(query)}"
+        headers = _authorization(self.env)
         try:
-            answer = _answer(url, path, _authorization(self.env), _CURVE_SECONDS)
+            answer = _answer(self.pool, url, path, headers, _CURVE_SECONDS)
         except HTTPError as error:
             fault = _unreadable(f"cannot be used: {error}")
             raise fault from error
