@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any, BinaryIO
 
 import click
 import typer
 from pydantic_core import from_json
 
+from meshtasks.amqp import headers
 from meshtasks.amqp.dead_letter_groups import Groups, Selection
+from meshtasks.amqp.dead_letters import dead_letter_of
+from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.peek import HeldMessages
+from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.amqp.replay import Refusal, Replay, Replayed, ReplayPlan
 from meshtasks.amqp.replay import drop as drop_letters
 from meshtasks.amqp.topology import TOPOLOGY, Topology
@@ -31,7 +37,6 @@ from meshtasks.cli.dlq_queue import (
     outcome,
     overview,
     page,
-    put_back,
 )
 from meshtasks.cli.terminal import (
     File,
@@ -42,10 +47,13 @@ from meshtasks.cli.terminal import (
     with_options,
 )
 from meshtasks.config.settings import Settings, load_settings
-from meshtasks.errors import Transient
+from meshtasks.errors import SchemaMismatch, Transient
 from meshtasks.records.json_text import body_text
 
 app = typer.Typer()
+
+#: Number of exported dead letters that are published together.
+_BATCH = 500
 
 _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 
@@ -92,8 +100,65 @@ def import_(file: File) -> None:
         opened(load_settings()) as letters,
         file_or_standard(file, "rb", os.EX_NOINPUT) as source,
     ):
-        put, known = put_back(letters, source)
+        put, known = _put_back(letters, source)
     say(f"{put:,} dead letters imported, {known:,} were in the queue already")
+
+
+def _put_back(letters: DeadLetterQueue, source: BinaryIO) -> tuple[int, int]:
+    """Publish exported dead letters that are not in the queue.
+
+    Returns:
+        Number of published dead letters, and of those that were in the queue already.
+
+    Raises:
+        typer.Exit: a line is not from an export.
+    """
+    # Imported here, as in export.
+    from meshtasks.observation.dead_letters import from_line  # noqa: PLC0415
+
+    ids = (int(letter.id, 16) for _, letter in letters.peek("looking"))
+    there = Counter(ids)  # numbers take a third of the memory of texts
+    put = known = 0
+    batch: list[Outgoing] = []
+    with closing(Publisher(letters.url)) as publisher:
+        for number, line in enumerate(source, start=1):
+            letters.exit_if_stopped(f"{put:,} dead letters were imported")
+            if not line.strip():
+                continue
+            try:
+                message = from_line(line)
+            except SchemaMismatch as error:
+                publisher.publish(batch)
+                fail(f"line {number}: {error}", os.EX_DATAERR)
+            name = int(_id_of(message), 16)
+            if there[name]:
+                there[name] -= 1
+                known += 1
+                continue
+            batch.append(message)
+            if len(batch) == _BATCH:
+                publisher.publish(batch)
+                put += len(batch)
+                batch = []
+        publisher.publish(batch)
+    return put + len(batch), known
+
+
+def _id_of(message: Outgoing) -> str:
+    """The id of this message as a dead letter."""
+    table: dict[str, Any] = message.headers or {}
+    properties = {**(message.properties or {}), "application_headers": table}
+    return dead_letter_of(
+        Delivery(
+            0,
+            message.body,
+            str(table.get(headers.EXCHANGE, message.exchange)),
+            str(table.get(headers.ROUTING_KEY, message.routing_key)),
+            properties,
+            redelivered=False,
+            received_at=0.0,
+        )
+    ).id
 
 
 @app.command("list")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, BinaryIO, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from typing_extensions import override
@@ -27,7 +25,6 @@ from meshtasks.amqp.dead_letters import (
 )
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.peek import peek
-from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.amqp.replay import Replayed
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.cli.terminal import (
@@ -35,11 +32,10 @@ from meshtasks.cli.terminal import (
     counting,
     fail,
     say,
+    span_of,
     stopping_on_signals,
 )
-from meshtasks.config.durations import seconds_of
 from meshtasks.config.settings import Settings
-from meshtasks.errors import SchemaMismatch
 from meshtasks.records.json_text import body_text
 from meshtasks.text import clip, did_you_mean
 
@@ -59,8 +55,6 @@ _HIDDEN = headers.OF_A_FAILURE | {
 }
 #: Number of dead letters between two updates of the progress bar.
 _STEP = 500
-#: Number of exported dead letters that are published together.
-_BATCH = 500
 _ID = re.compile(rf"[0-9a-f]{{4,{ID_DIGITS}}}")
 
 
@@ -254,63 +248,6 @@ def find(letters: DeadLetterQueue, beginnings: Sequence[str]) -> list[Found]:
     return list(found.values())
 
 
-def put_back(letters: DeadLetterQueue, source: BinaryIO) -> tuple[int, int]:
-    """Publish exported dead letters that are not in the queue.
-
-    Returns:
-        Number of published dead letters, and of those that were in the queue already.
-
-    Raises:
-        typer.Exit: a line is not from an export.
-    """
-    # Imported here: it loads pydantic, which the other commands do not need.
-    from meshtasks.observation.dead_letters import from_line  # noqa: PLC0415
-
-    ids = (int(letter.id, 16) for _, letter in letters.peek("looking"))
-    there = Counter(ids)  # numbers take a third of the memory of texts
-    put = known = 0
-    batch: list[Outgoing] = []
-    with closing(Publisher(letters.url)) as publisher:
-        for number, line in enumerate(source, start=1):
-            letters.exit_if_stopped(f"{put:,} dead letters were imported")
-            if not line.strip():
-                continue
-            try:
-                message = from_line(line)
-            except SchemaMismatch as error:
-                publisher.publish(batch)
-                fail(f"line {number}: {error}", os.EX_DATAERR)
-            name = int(_id_of(message), 16)
-            if there[name]:
-                there[name] -= 1
-                known += 1
-                continue
-            batch.append(message)
-            if len(batch) == _BATCH:
-                publisher.publish(batch)
-                put += len(batch)
-                batch = []
-        publisher.publish(batch)
-    return put + len(batch), known
-
-
-def _id_of(message: Outgoing) -> str:
-    """The id of this message as a dead letter."""
-    table: dict[str, Any] = message.headers or {}
-    properties = {**(message.properties or {}), "application_headers": table}
-    return dead_letter_of(
-        Delivery(
-            0,
-            message.body,
-            str(table.get(headers.EXCHANGE, message.exchange)),
-            str(table.get(headers.ROUTING_KEY, message.routing_key)),
-            properties,
-            redelivered=False,
-            received_at=0.0,
-        )
-    ).id
-
-
 def _ids(texts: Sequence[str]) -> frozenset[str]:
     for text in texts:
         if not _ID.fullmatch(text):
@@ -323,12 +260,7 @@ def _ids(texts: Sequence[str]) -> frozenset[str]:
 
 
 def _ago(now: float, span: str, option: str) -> float | None:
-    if not span:
-        return None
-    try:
-        return now - seconds_of(span)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from error
+    return now - span_of(span, option) if span else None
 
 
 def overview(groups: list[Group], total: int, limit: int) -> Iterator[str]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from datetime import datetime
+from itertools import islice
 from typing import Annotated, Any
 
 import typer
@@ -20,9 +24,8 @@ from meshtasks.amqp.headers import as_json
 from meshtasks.amqp.peek import every_exchange, pattern_fault, tapped
 from meshtasks.amqp.receiving import Message
 from meshtasks.amqp.topology import TOPOLOGY, Topology
-from meshtasks.cli.terminal import EXIT_USAGE, fail, say, stopping_on_signals
-from meshtasks.config.durations import seconds_of
-from meshtasks.config.settings import load_settings
+from meshtasks.cli.terminal import EXIT_USAGE, fail, say, span_of, stopping_on_signals
+from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import Transient
 from meshtasks.records.json_text import body_text
 from meshtasks.text import clip, did_you_mean
@@ -86,42 +89,57 @@ def tap(
     Example: meshtasks tap "sensors.temperature.#" --pretty
     """
     settings = load_settings()
-    topology = settings.read(TOPOLOGY)
-    exchanges = _exchanges(topology, exchange or [])
-    try:
-        deadline = time.monotonic() + seconds_of(lasts) if lasts else None
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--for") from error
+    exchanges = _exchanges(settings.read(TOPOLOGY), exchange or [])
+    ends_at = time.monotonic() + span_of(lasts, "--for") if lasts else math.inf
     show = _as_line if as_lines else _for_people(pretty, with_headers)
     seen = 0
-    was_open, attempt = False, 0
-    with stopping_on_signals() as stopping:
-
-        def is_over() -> bool:
-            late = deadline is not None and time.monotonic() >= deadline
-            return late or stopping.is_set() or seen == count
-
-        while not is_over():
-            try:
-                with tapped(
-                    settings.env.amqp_url, topology, pattern, exchanges
-                ) as copies:
-                    say(f"listening on {', '.join(exchanges)} for {pattern}", err=True)
-                    was_open, attempt = True, 0
-                    while not is_over():
-                        if message := copies.next(_POLL_SECONDS):
-                            seen += 1
-                            show(message, time.time())
-            except ChannelError as error:
-                fail(f"the broker refuses: {error.reply_text}", os.EX_UNAVAILABLE)
-            except Transient as error:
-                if not was_open:
-                    raise
-                say(f"meshtasks: {error}; trying again", err=True)
-                stopping.wait(Backoff().delay_seconds(attempt))
-                attempt += 1
+    with (
+        stopping_on_signals() as stopping,
+        closing(_copies(settings, pattern, exchanges, stopping, ends_at)) as copies,
+    ):
+        for message in islice(copies, count):
+            show(message, time.time())
+            seen += 1
     if count is not None and seen < count and not stopping.is_set():
         fail(f"{seen} of {count} messages passed in {lasts}", 1)
+
+
+def _copies(
+    settings: Settings,
+    pattern: str,
+    exchanges: list[str],
+    stopping: threading.Event,
+    ends_at: float,
+) -> Generator[Message, None, None]:
+    """Yield copies until ``stopping`` is set, or ``ends_at`` of the monotonic clock. A
+    lost connection is opened again.
+
+    Raises:
+        Transient: the first connection cannot be opened.
+        typer.Exit: the broker refuses; the reason is printed.
+    """
+
+    def is_over() -> bool:
+        return stopping.is_set() or time.monotonic() >= ends_at
+
+    url, topology = settings.env.amqp_url, settings.read(TOPOLOGY)
+    was_open, attempt = False, 0
+    while not is_over():
+        try:
+            with tapped(url, topology, pattern, exchanges) as copies:
+                say(f"listening on {', '.join(exchanges)} for {pattern}", err=True)
+                was_open, attempt = True, 0
+                while not is_over():
+                    if message := copies.next(_POLL_SECONDS):
+                        yield message
+        except ChannelError as error:
+            fail(f"the broker refuses: {error.reply_text}", os.EX_UNAVAILABLE)
+        except Transient as error:
+            if not was_open:
+                raise
+            say(f"meshtasks: {error}; trying again", err=True)
+            stopping.wait(Backoff().delay_seconds(attempt))
+            attempt += 1
 
 
 def _exchanges(topology: Topology, named: list[str]) -> list[str]:

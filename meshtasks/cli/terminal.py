@@ -274,8 +274,24 @@ def moment_of(text: str, now: float, option: str) -> float:
     """
     from meshtasks.config import durations  # noqa: PLC0415 - pydantic
 
-    try:
+    with _bad(option):
         return durations.moment_of(text, now)
+
+
+def span_of(text: str, option: str) -> float:
+    """Seconds of the duration in an option, see
+    :func:`meshtasks.config.durations.seconds_of`. The rest is as in :func:`moment_of`.
+    """
+    from meshtasks.config import durations  # noqa: PLC0415 - pydantic
+
+    with _bad(option):
+        return durations.seconds_of(text)
+
+
+@contextmanager
+def _bad(option: str) -> Iterator[None]:
+    try:
+        yield
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from error
 
