@@ -346,17 +346,9 @@ def replay(  # noqa: PLR0913 - its parameters are its options
             quiet=not with_effects,
             dry=dry,
         )
-        try:
-            with counting("replaying") as bar:
-                run.run(settings.env.amqp_url, objects, bar.update)
-        except Unroutable as error:
-            fail(f"{error}; {run.how_to_go_on}", _EXIT_KEPT)
-        except Transient as error:
-            fail(f"{error}; {run.how_to_go_on}", os.EX_UNAVAILABLE)
-    for name, count in run.sent.most_common():
-        say(f"{count:>9,} {'would go' if dry else 'sent'} to {name}")
-    for reason, count in run.kept.most_common():
-        say(f"{count:>9,} not sent: {reason}")
+        _publish(run, settings.env.amqp_url, objects)
+    for count, what in run.counts():
+        say(f"{count:>9,} {what}")
     for fault in run.damaged:
         say(f"not sent: {fault}", err=True)
     if not (run.sent or run.kept or run.damaged):
@@ -365,3 +357,19 @@ def replay(  # noqa: PLR0913 - its parameters are its options
         fail(f"interrupted; {run.how_to_go_on}", EXIT_INTERRUPTED)
     if run.kept or run.damaged:
         raise typer.Exit(_EXIT_KEPT)
+
+
+def _publish(run: ArchiveReplay, url: str, objects: list[Found]) -> None:
+    """Run the replay, with a progress bar.
+
+    Raises:
+        typer.Exit: a queue was deleted, or a service cannot be reached; the reason and
+            how to continue are printed.
+    """
+    try:
+        with counting("replaying") as bar:
+            run.run(url, objects, bar.update)
+    except Unroutable as error:
+        fail(f"{error}; {run.how_to_go_on}", _EXIT_KEPT)
+    except Transient as error:
+        fail(f"{error}; {run.how_to_go_on}", os.EX_UNAVAILABLE)

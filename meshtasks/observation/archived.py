@@ -279,6 +279,13 @@ class ArchiveReplay:
                         return
                 report(number, len(objects), f"{self.sent.total():,} records")
 
+    def counts(self) -> Iterator[tuple[int, str]]:
+        """Numbers of records that were sent, and that were not, each with its text."""
+        for name, count in self.sent.most_common():
+            yield count, f"{'would go' if self.dry else 'sent'} to {name}"
+        for reason, count in self.kept.most_common():
+            yield count, f"not sent: {reason}"
+
     @property
     def how_to_go_on(self) -> str:
         """The number of sent records, and the option that sends the rest."""

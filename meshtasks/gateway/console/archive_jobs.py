@@ -375,10 +375,8 @@ class ArchiveJobs:
                 run.run(url, objects, job.report)
             except (Transient, Unroutable) as error:
                 job.fault = f"{error}; {run.how_to_go_on}"
-        for name, count in run.sent.most_common():
-            job.say(f"{count:,} {'would go' if dry else 'sent'} to {name}")
-        for reason, count in run.kept.most_common():
-            job.say(f"{count:,} not sent: {reason}")
+        for count, what in run.counts():
+            job.say(f"{count:,} {what}")
         for fault in run.damaged:
             job.say(f"not sent: {fault}")
         sent = f"{run.sent.total():,} records"
