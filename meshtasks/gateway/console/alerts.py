@@ -119,7 +119,7 @@ class _AlertsPage:
             acknowledge = self._button("Acknowledge", lambda: self._acknowledge(alert))
             silence = self._button(
                 "Silence",
-                lambda: ask_silence(
+                lambda: SilenceDialog(
                     self._console, alert.own_labels, self._look, alert.source
                 ),
             )
@@ -243,13 +243,8 @@ def _history(events: list[AlertEvent]) -> str:
     return table("What happened lately", head, rows, of=None)
 
 
-def ask_silence(
-    console: Console,
-    labels: Mapping[str, str],
-    after: Callable[[], Awaitable[None]],
-    source: str = "",
-) -> None:
-    """Open the dialog for a new silence. It shows which alerts the silence would mute.
+class SilenceDialog:
+    """The dialog for a new silence. It shows which alerts the silence would mute.
 
     Args:
         console: the shared objects.
@@ -257,59 +252,72 @@ def ask_silence(
         after: called when the silence has begun.
         source: source of the alert: the condition at first if no label can be one.
     """
-    conditions = _conditions(labels)
-    if source and not conditions:
-        conditions = _conditions({"source": source})
-    with ui.dialog() as dialog, ui.card().classes("w-full"):
-        dialog.props('aria-label="Silence"')
-        matchers = ui.input("Conditions that must all hold", value=conditions)
-        matchers.classes("w-full")
-        lasts = ui.input("For", value="2h")
-        comment = ui.input("Why").classes("w-full")
-        preview = status()
 
-        def silence() -> Silence:
-            now = time.time()
-            viewer = console.viewer()
-            return Silence(
-                secrets.token_hex(4),
-                tuple(map(str, _matchers(matchers.value or ""))),
-                now,
-                now + seconds_of(lasts.value or ""),
-                viewer.name if viewer else "?",
-                comment.value or "",
-            )
+    def __init__(
+        self,
+        console: Console,
+        labels: Mapping[str, str],
+        after: Callable[[], Awaitable[None]],
+        source: str = "",
+    ) -> None:
+        self._console = console
+        self._after = after
+        conditions = _conditions(labels)
+        if source and not conditions:
+            conditions = _conditions({"source": source})
+        with ui.dialog() as dialog, ui.card().classes("w-full"):
+            dialog.props('aria-label="Silence"')
+            self._dialog = dialog
+            self._matchers = ui.input("Conditions that must all hold", value=conditions)
+            self._matchers.classes("w-full").on_value_change(self._judge)
+            self._lasts = ui.input("For", value="2h").on_value_change(self._judge)
+            self._comment = ui.input("Why").classes("w-full")
+            self._preview = status()
+            ui.timer(0.05, self._judge, once=True)
+            with ui.row():
+                ui.button("Silence", on_click=self._begin)
+                ui.button("Cancel", on_click=dialog.close).props("flat")
+        dialog.open()
 
-        async def judge() -> None:
-            try:
-                made, known = silence(), await console.alerts.alerts()
-            except (ValueError, MeshError) as error:
-                preview.set_content(bad(error))
+    def _silence(self) -> Silence:
+        """The silence that the fields describe.
+
+        Raises:
+            ValueError: a field is not valid.
+        """
+        now = time.time()
+        viewer = self._console.viewer()
+        return Silence(
+            secrets.token_hex(4),
+            tuple(map(str, _matchers(self._matchers.value or ""))),
+            now,
+            now + seconds_of(self._lasts.value or ""),
+            viewer.name if viewer else "?",
+            self._comment.value or "",
+        )
+
+    async def _judge(self) -> None:
+        try:
+            made, known = self._silence(), await self._console.alerts.alerts()
+        except (ValueError, MeshError) as error:
+            self._preview.set_content(bad(error))
+            return
+        self._preview.set_content(_preview(made, known))
+
+    async def _begin(self) -> None:
+        with notified(ValueError), notified():
+            made = self._silence()
+            if not made.matchers or not self._console.may_operate():
                 return
-            preview.set_content(_preview(made, known))
-
-        async def begin() -> None:
-            with notified(ValueError), notified():
-                made = silence()
-                if not made.matchers or not console.may_operate():
-                    return
-                dialog.close()
-                what = f"silenced {' '.join(made.matchers)}"
-                await console.alerts.change(
-                    lambda tables, now: tables.begin_silence(made, now),
-                    made.created_by,
-                    what,
-                )
-                ui.notify(what)
-                await after()
-
-        matchers.on_value_change(judge)
-        lasts.on_value_change(judge)
-        ui.timer(0.05, judge, once=True)
-        with ui.row():
-            ui.button("Silence", on_click=begin)
-            ui.button("Cancel", on_click=dialog.close).props("flat")
-    dialog.open()
+            self._dialog.close()
+            what = f"silenced {' '.join(made.matchers)}"
+            await self._console.alerts.change(
+                lambda tables, now: tables.begin_silence(made, now),
+                made.created_by,
+                what,
+            )
+            ui.notify(what)
+            await self._after()
 
 
 def _matchers(conditions: str) -> list[Matcher]:

@@ -18,7 +18,7 @@ from meshtasks.amqp.dead_letter_groups import Selection
 from meshtasks.errors import MeshError
 from meshtasks.flows.timeseries_queries import Point, read_curve
 from meshtasks.gateway.console import SENSOR
-from meshtasks.gateway.console.alerts import ask_silence
+from meshtasks.gateway.console.alerts import SilenceDialog
 from meshtasks.gateway.console.dead_letter_actions import DeadLetterActions
 from meshtasks.gateway.console.frame import (
     Cards,
@@ -206,7 +206,7 @@ class _SensorPage:
         with ui.row():
             console.button(
                 "Silence its alerts",
-                lambda: ask_silence(console, self._labels, self._look),
+                lambda: SilenceDialog(console, self._labels, self._look),
             )
         _DeadLetters(console, key, sensor_id)
         ui.timer(_SOON_SECONDS, self._look, once=True)

@@ -47,46 +47,49 @@ def add_trying(console: Console) -> None:
     @ui.page("/try")
     def trying() -> None:
         with framed(console, "/try"):
-            key = ui.input("Routing key, or topic of MQTT", value=_EXAMPLE_KEY)
-            key.classes("w-full")
-            body = ui.textarea("Message", value=_EXAMPLE_BODY).classes("w-full")
-            body.props("outlined autogrow")
-            fate = status()
-            way = scrolling("Its way")
+            _TryingPage(console)
 
-            def judge() -> None:
-                routing_key, content = _routing_key(key.value), _bytes(body.value)
-                exchange = _exchange(console, routing_key)
-                fate.set_content(_fate(console, exchange, routing_key, content))
-                way.set_content(_way(console, exchange, routing_key, content))
 
-            async def publish() -> None:
-                viewer = console.viewer()
-                if viewer is None or not viewer.scopes & {"publish", "operate"}:
-                    return
-                routing_key, content = _routing_key(key.value), _bytes(body.value)
-                exchange = _exchange(console, routing_key)
-                with notified(Problem), notified():
-                    console.context.validator.check(exchange, routing_key, content)
-                    message = Outgoing(
-                        exchange,
-                        routing_key,
-                        content,
-                        new_message_id(),
-                        timestamp=time.time(),
-                    )
-                    await asyncio.to_thread(
-                        console.context.republisher.publish, message
-                    )
-                    ui.notify("The broker has stored it.", type="positive")
+class _TryingPage:
+    """The page of one viewer."""
 
-            key.on_value_change(judge)
-            body.on_value_change(judge)
-            judge()
-            viewer = console.viewer()
-            button = ui.button("Publish", on_click=publish)
-            if viewer is None or not viewer.scopes & {"publish", "operate"}:
-                button.disable()
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._key = ui.input("Routing key, or topic of MQTT", value=_EXAMPLE_KEY)
+        self._key.classes("w-full").on_value_change(self._judge)
+        self._body = ui.textarea("Message", value=_EXAMPLE_BODY).classes("w-full")
+        self._body.props("outlined autogrow").on_value_change(self._judge)
+        self._fate = status()
+        self._way = scrolling("Its way")
+        self._judge()
+        button = ui.button("Publish", on_click=self._publish)
+        if not self._may_publish():
+            button.disable()
+
+    def _may_publish(self) -> bool:
+        viewer = self._console.viewer()
+        return viewer is not None and bool(viewer.scopes & {"publish", "operate"})
+
+    def _message(self) -> tuple[str, str, bytes]:
+        """Exchange, routing key and body of the message."""
+        routing_key = _routing_key(self._key.value)
+        exchange = _exchange(self._console, routing_key)
+        return exchange, routing_key, _bytes(self._body.value)
+
+    def _judge(self) -> None:
+        message = self._message()
+        self._fate.set_content(_fate(self._console, *message))
+        self._way.set_content(_way(self._console, *message))
+
+    async def _publish(self) -> None:
+        if not self._may_publish():
+            return
+        message = self._message()
+        with notified(Problem), notified():
+            self._console.context.validator.check(*message)
+            outgoing = Outgoing(*message, new_message_id(), timestamp=time.time())
+            await asyncio.to_thread(self._console.context.republisher.publish, outgoing)
+            ui.notify("The broker has stored it.", type="positive")
 
 
 def _fate(console: Console, exchange: str, routing_key: str, body: bytes) -> str:
