@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -90,12 +90,23 @@ def query(
         message = f"{plot} should end in {', '.join(_PLOTS)}"
         raise typer.BadParameter(message, param_hint="--plot")
     require("analytics", "`meshtasks query`")
-    _run(sql, since(days), as_csv=as_csv, as_json=as_json, plot=plot)
+    _run(sql, since(days), _shown(sql, as_csv=as_csv, as_json=as_json, plot=plot))
 
 
-def _run(
-    sql: str, since: date | None, *, as_csv: bool, as_json: bool, plot: Path | None
-) -> None:
+def _shown(
+    sql: str, *, as_csv: bool, as_json: bool, plot: Path | None
+) -> Callable[[Result], None]:
+    """The function that writes a result in the form that the options select."""
+    from meshtasks.observation import query_result as result  # noqa: PLC0415 - DuckDB
+
+    if plot is not None:
+        return lambda found: _plot(found, plot, sql)
+    if as_csv or as_json:
+        return partial(_write, write=result.write_csv if as_csv else result.write_json)
+    return lambda found: result.print_table(found, result.table_console(sys.stdout))
+
+
+def _run(sql: str, since: date | None, show: Callable[[Result], None]) -> None:
     # Imported here, because only few commands need DuckDB.
     from meshtasks.flows.analytics.database import (  # noqa: PLC0415
         QueryFailed,
@@ -103,7 +114,7 @@ def _run(
         opened,
         passing_over_damaged,
     )
-    from meshtasks.observation import query_result as result  # noqa: PLC0415
+    from meshtasks.observation.query_result import Result, translated  # noqa: PLC0415
 
     env = load_settings().env
     tell_place(env, "archive_url")
@@ -113,20 +124,9 @@ def _run(
             with opened(env, store, sql, since, left_out) as database:
 
                 def answer() -> None:
-                    with result.translated():
-                        found = result.Result(database.sql(sql))
-                    if as_csv or as_json:
-                        write = result.write_csv if as_csv else result.write_json
-                        try:
-                            write(found, sys.stdout)
-                        except QueryFailed as error:
-                            if found.begun:  # output was written
-                                fail(str(error), os.EX_DATAERR)
-                            raise
-                    elif plot is not None:
-                        _plot(found, plot, sql)
-                    else:
-                        result.print_table(found, result.table_console(sys.stdout))
+                    with translated():
+                        found = Result(database.sql(sql))
+                    show(found)
 
                 _interruptible(answer, database.interrupt)
 
@@ -163,6 +163,23 @@ def _interruptible(work: Callable[[], None], interrupt: Callable[[], None]) -> N
         while working.is_alive():  # an interrupt between two computations has no effect
             interrupt()
             working.join(0.1)
+        raise
+
+
+def _write(found: Result, write: Callable[[Result, TextIO], None]) -> None:
+    """Write a result to standard output.
+
+    Raises:
+        QueryFailed: nothing was written.
+        typer.Exit: a part was written; the reason is printed.
+    """
+    from meshtasks.flows.analytics.database import QueryFailed  # noqa: PLC0415
+
+    try:
+        write(found, sys.stdout)
+    except QueryFailed as error:
+        if found.begun:
+            fail(str(error), os.EX_DATAERR)
         raise
 
 

@@ -191,40 +191,46 @@ def install(app: FastAPI) -> None:
 
 
 def _problem_of(error: Exception) -> Problem:
-    status = HTTPStatus.SERVICE_UNAVAILABLE
-    errors: list[FieldError] = []
-    headers: Mapping[str, str] | None = {"Retry-After": str(_RETRY_AFTER_SECONDS)}
     match error:
         case Problem():
-            return error
+            problem = error
         case HTTPException():
-            status, headers = HTTPStatus(error.status_code), error.headers
-            detail = f"{error.detail}."
+            status = HTTPStatus(error.status_code)
+            problem = Problem(status, f"{error.detail}.", headers=error.headers)
         case RequestValidationError():
-            status, headers = HTTPStatus.UNPROCESSABLE_ENTITY, None
-            detail = "The request does not fit; see errors."
-            found = faults(error.errors())
             errors = [
-                FieldError(pointer(each.place[1:]), each.reason) for each in found
+                FieldError(pointer(each.place[1:]), each.reason)
+                for each in faults(error.errors())
             ]
+            detail = "The request does not fit; see errors."
+            problem = Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors)
         case Unroutable():
-            status, headers = HTTPStatus.NOT_FOUND, None
-            detail = f"Not published: {error}."
+            problem = Problem(HTTPStatus.NOT_FOUND, f"Not published: {error}.")
         case PublishRefused():
             is_forbidden = isinstance(error.__cause__, amqp.AccessRefused)
-            status = (
+            problem = Problem(
                 HTTPStatus.FORBIDDEN
                 if is_forbidden
-                else HTTPStatus.UNPROCESSABLE_ENTITY
+                else HTTPStatus.UNPROCESSABLE_ENTITY,
+                f"The broker refuses it: {error}",
             )
-            detail, headers = f"The broker refuses it: {error}", None
         case PublishUnconfirmed():
-            detail = f"Not confirmed by the broker, so try again: {error}"
+            problem = _unavailable(
+                f"Not confirmed by the broker, so try again: {error}"
+            )
         case SinkUnavailable():
-            detail = f"The gateway's own state cannot be used: {error}"
+            problem = _unavailable(f"The gateway's own state cannot be used: {error}")
         case Transient():
-            detail = str(error)
+            problem = _unavailable(str(error))
         case _:
-            status, headers = HTTPStatus.INTERNAL_SERVER_ERROR, None
             detail = "A fault of the gateway; its log says more."
-    return Problem(status, detail, errors, headers)
+            problem = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail)
+    return problem
+
+
+def _unavailable(detail: str) -> Problem:
+    return Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        detail,
+        headers={"Retry-After": str(_RETRY_AFTER_SECONDS)},
+    )
