@@ -22,7 +22,7 @@ from meshtasks.cli.certificates import (
     SERVER,
     make_certificates,
 )
-from meshtasks.cli.secrets import (
+from meshtasks.cli.passwords import (
     DEFINITIONS,
     STACK_SECRETS,
     add_missing,

@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 import json
 import re
-import secrets as random
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
-from urllib.parse import quote, urlsplit
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -19,54 +17,38 @@ from urllib3 import make_headers
 from meshtasks.amqp.accounts import (
     ADMIN,
     DEVICE_PREFIX,
-    definitions_with_accounts,
-    rights_of,
 )
 from meshtasks.amqp.management import import_accounts
-from meshtasks.amqp.topology import TOPOLOGY, Topology
+from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.cli.certificates import make_certificates
 from meshtasks.cli.influxdb import InfluxOwner, call
+from meshtasks.cli.passwords import (
+    DEFINITIONS,
+    STACK_SECRETS,
+    accounts_of,
+    add_missing,
+    as_account,
+    devices_in,
+    make_secrets,
+    new_secret,
+    stack_settings,
+    variable_of,
+    write_definitions,
+)
 from meshtasks.cli.terminal import EXIT_USAGE, fail, say
+from meshtasks.cli.units import refresh_roles
 from meshtasks.config.environment import ENV_FILE, env_file_values
 from meshtasks.config.private_files import (
-    make_private_directory,
-    private_opener,
     replace_private,
     share,
-    tighten,
 )
 from meshtasks.config.settings import load_settings
-from meshtasks.config.urls import urls_of
 from meshtasks.errors import ConfigError, Transient
 
-VHOST = "mesh"
-
-#: Definitions of the broker, which docker-compose.yml mounts.
-DEFINITIONS = Path(".mesh/compose/rabbitmq.json")
 #: Directory that it mounts, too. In a clone made with umask 077, containers cannot read
 #: it.
 CONFIG = Path("config")
-#: Name of a device; part of the name of an account and of a variable.
-_DEVICE_NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 
-#: Secrets of the services of docker-compose.yml, except accounts of the broker.
-STACK_SECRETS = (
-    "INFLUX_ADMIN_TOKEN",
-    "INFLUX_ADMIN_PASSWORD",
-    "MESH_MINIO_ACCESS_KEY",
-    "MESH_MINIO_SECRET_KEY",
-    "MESH_GARAGE_ADMIN_TOKEN",
-    "GARAGE_RPC_SECRET",
-    "MESH_FLOWER_PASSWORD",
-    "MESH_METRICS_TOKEN",
-    "GRAFANA_ADMIN_PASSWORD",
-    "VICTORIAMETRICS_DELETE_KEY",
-    "N8N_ENCRYPTION_KEY",
-    "MESH_SECRETS__N8N",
-)
-
-#: Secrets that Garage requires in hexadecimal, with their length in bytes.
-_HEX_BYTES = {"MESH_MINIO_SECRET_KEY": 32, "GARAGE_RPC_SECRET": 32}
 
 #: Secrets that services store themselves; they read their environment only at their
 #: first start.
@@ -82,20 +64,6 @@ _KEPT = {
 }
 #: An entry ``name:scopes:token``; the group is name and scopes, which users choose.
 _API_TOKEN = re.compile(r"([^\s,:]+:[^\s,:]+:)[^\s,]+")
-
-_HEAD = """\
-# Written by `meshtasks secrets`, which adds missing variables and does not change the
-# others. docker-compose.yml reads its passwords from this file; commands that run in
-# this directory read the MESH_… variables. Keep the file secret.
-"""
-
-
-class Made(NamedTuple):
-    """Numbers of new and kept variables, and of accounts of the broker."""
-
-    new: int
-    kept: int
-    accounts: int
 
 
 def secrets(
@@ -151,27 +119,21 @@ def secrets(
     chosen = _chosen(rotate or (), before)
     made = make_secrets(topology, STACK_SECRETS, env_file, definitions, device or ())
     add_missing(env_file, settings)
-    from meshtasks.cli import units  # noqa: PLC0415 - it needs this module
-
     if definitions == DEFINITIONS:
         say(make_certificates())
 
     say(f"{env_file}: {made.new} secrets made, {made.kept} kept")
     _rotate_elsewhere(env_file, chosen, influx_url, grafana_url)
     known = env_file_values(env_file)
-    new = {name: _replacement(name, known[name]) for name in chosen - _ELSEWHERE}
-    accounts = _accounts(topology, known | new, _devices_in(known))
+    new = _replacements(chosen - _ELSEWHERE, known)
+    accounts = accounts_of(topology, known | new, devices_in(known))
     # The broker first: if it refuses, the passwords in the files are still valid.
     said = _give_to_broker(accounts, definitions, before, management_url)
     say(f"broker: {said}")
     if new:
-        operator = variable_of("operator")
-        if operator in new and "MESH_BROKER_URL" in known:
-            url = as_account(known["MESH_BROKER_URL"], "operator", new[operator])
-            new["MESH_BROKER_URL"] = url
         _replace_values(env_file, new)
-        _write_definitions(definitions, accounts)
-    units.refresh_roles(env_file)
+        write_definitions(definitions, accounts)
+    refresh_roles(env_file)
     share(CONFIG)
     say(f"{definitions}: {made.accounts} accounts\nnext: docker compose up -d")
     if chosen:
@@ -208,7 +170,7 @@ def _rotate_elsewhere(
     """Change the secrets that services store themselves, one after the other."""
     for name in sorted(_ELSEWHERE.intersection(chosen)):
         known = env_file_values(env_file)
-        new, forget = _new(), None
+        new, forget = new_secret(), None
         if name == "GRAFANA_ADMIN_PASSWORD":
             _change_grafana_password(grafana_url, known[name], new)
         elif name == "INFLUX_ADMIN_PASSWORD":
@@ -261,139 +223,20 @@ def _give_to_broker(
     return "it has the accounts"
 
 
-def make_secrets(
-    topology: Topology,
-    names: Iterable[str],
-    env_file: Path = ENV_FILE,
-    definitions: Path = DEFINITIONS,
-    new_devices: Iterable[str] = (),
-) -> Made:
-    """Add missing passwords to .env, and write the definitions of the broker.
+def _replacements(variables: Iterable[str], known: Mapping[str, str]) -> dict[str, str]:
+    """New values of these variables, and of the URL that has the operator's password.
 
-    Args:
-        topology: topology of the mesh, which determines the permissions of accounts.
-        names: variables that need a password, except those of accounts.
-        env_file: file of the variables; existing values are kept.
-        definitions: file that the broker loads.
-        new_devices: see :func:`secrets`.
-
-    Raises:
-        typer.Exit: the name of a device is invalid.
-        OSError: a file cannot be written.
+    The gateway's tokens keep their names and scopes.
     """
-    known = env_file_values(env_file)
-    devices = sorted({*new_devices, *_devices_in(known)})
-    for name in devices:
-        if not _DEVICE_NAME.fullmatch(name):
-            expected = "small letters, digits and single underscores, such as attic_1"
-            fail(f"--device {name!r}: expected {expected}", EXIT_USAGE)
-    roles = rights_of(topology, devices)
-    wanted = _wanted(sorted(roles), known, names)
-    added = add_missing(env_file, wanted)
-    _write_definitions(definitions, _accounts(topology, wanted | known, devices))
-    return Made(added, len(known), len(roles))
-
-
-def _write_definitions(definitions: Path, accounts: Mapping[str, Any]) -> None:
-    make_private_directory(definitions.parent)
-    if definitions == DEFINITIONS:
-        tighten(definitions.parent)  # a directory that the user named may be shared
-    # Write in place: a container that mounts a single file would not see a new one
-    # before it is recreated.
-    text = json.dumps(accounts, indent=2)
-    definitions.write_text(text + "\n", encoding="utf-8")
-    # The container of the broker reads the file with another uid, through a bind mount
-    # that Docker makes as root. So the directory protects the hashes, not the file.
-    definitions.chmod(0o644)
-
-
-def _accounts(
-    topology: Topology, values: Mapping[str, str], devices: Iterable[str]
-) -> dict[str, Any]:
-    """The definitions of the broker, with the passwords of these variables."""
-    names = sorted(devices)
-    passwords = {role: values[variable_of(role)] for role in rights_of(topology, names)}
-    return definitions_with_accounts(topology, VHOST, passwords, names)
-
-
-def stack_settings(env_file: Path) -> dict[str, str]:
-    """Variables for docker-compose.yml beside ``env_file`` that are not secret.
-
-    Without a clone the image cannot be built, so it is used or pulled (MESH_IMAGE).
-    MQTT without TLS is only for this machine, except in installations that had
-    passwords for devices before TLS was introduced.
-    """
-    settings = {"COMPOSE_PROFILES": "full", "MESH_MQTT_ADDRESS": "127.0.0.1"}
-    if variable_of("devices") in env_file_values(env_file):
-        settings["MESH_MQTT_ADDRESS"] = "0.0.0.0"  # noqa: S104 - as before TLS
-    if not env_file.with_name("Dockerfile").exists():
-        settings["MESH_PULL_POLICY"] = "missing"
-    return settings
-
-
-def add_missing(env_file: Path, wanted: Mapping[str, str]) -> int:
-    """Add variables that the file lacks, and return their number.
-
-    Existing lines are not changed. Only the owner may read the file afterwards.
-    """
-    known = env_file_values(env_file)
-    missing = {name: value for name, value in wanted.items() if name not in known}
-    with open(env_file, "a+b", opener=private_opener) as file:
-        file.seek(0)
-        before = file.read()
-        lines = [] if before else [_HEAD]
-        if before and not before.endswith(b"\n"):
-            lines.append("\n")  # an edited last line may have no line break
-        lines += [f"{name}={value}\n" for name, value in missing.items()]
-        file.write("".join(lines).encode())
-    return len(missing)
-
-
-def _wanted(
-    roles: list[str], known: Mapping[str, str], names: Iterable[str]
-) -> dict[str, str]:
-    """A new value for every variable that is needed."""
-    made = {variable_of(role): _new() for role in roles}
-    operator = known.get(variable_of("operator"), made[variable_of("operator")])
-    if "INFLUX_ADMIN_TOKEN" in names and (token := known.get("MESH_INFLUX_TOKEN")):
-        made["INFLUX_ADMIN_TOKEN"] = token  # its earlier name
-    return {
-        # For programs on this machine, outside of containers.
-        "MESH_BROKER_URL": f"amqp://operator:{operator}@127.0.0.1:5672/{VHOST}",
-        "MESH_FLOWER_USER": "mesh",
-        "MESH_API_TOKENS": f"n8n:publish+trigger:{_new()},owner:operate:{_new()}",
-        **{name: _new(name) for name in names},
-        **made,
-    }
-
-
-def _devices_in(known: Mapping[str, str]) -> list[str]:
-    """Names of the devices that have a password."""
-    prefix = variable_of(DEVICE_PREFIX)
-    return [
-        name.removeprefix(prefix).lower() for name in known if name.startswith(prefix)
-    ]
-
-
-def variable_of(role: str) -> str:
-    """The variable with the password of a role's account."""
-    return f"MESH_BROKER_PASSWORD_{role.upper()}"
-
-
-def _new(name: str = "") -> str:
-    """A new secret in the format that the variable requires."""
-    if name == "MESH_MINIO_ACCESS_KEY":
-        return f"GK{random.token_hex(12)}"  # the format of Garage's keys
-    if size := _HEX_BYTES.get(name):
-        return random.token_hex(size)
-    return random.token_urlsafe(24)
-
-
-def _replacement(variable: str, value: str) -> str:
-    """A new value of a variable; the gateway's tokens keep their names and scopes."""
-    if variable == "MESH_API_TOKENS":
-        return _API_TOKEN.sub(lambda found: found[1] + _new(), value)
-    return _new(variable)
+    new = {name: new_secret(name) for name in variables}
+    if "MESH_API_TOKENS" in new:
+        new["MESH_API_TOKENS"] = _API_TOKEN.sub(
+            lambda found: found[1] + new_secret(), known["MESH_API_TOKENS"]
+        )
+    operator = new.get(variable_of("operator"))
+    if operator and (url := known.get("MESH_BROKER_URL")):
+        new["MESH_BROKER_URL"] = as_account(url, "operator", operator)
+    return new
 
 
 def _replace_values(env_file: Path, values: Mapping[str, str]) -> None:
@@ -413,17 +256,6 @@ def _replace_values(env_file: Path, values: Mapping[str, str]) -> None:
             original = f"{before}{exported}{binding.key}={values[binding.key]}\n"
         parts.append(original)
     replace_private(env_file, "".join(parts))
-
-
-def as_account(broker_url: str, account: str, password: str) -> str:
-    """Replace the account in an AMQP URL, or in those of a cluster's nodes."""
-    login = f"{quote(account, safe='')}:{quote(password, safe='')}"
-    return ";".join(
-        (parts := urlsplit(url))
-        ._replace(netloc=f"{login}@{parts.netloc.rpartition('@')[2]}")
-        .geturl()
-        for url in urls_of(broker_url)
-    )
 
 
 def _services_with(variables: Iterable[str], compose_file: Path) -> list[str]:

@@ -22,7 +22,7 @@ from jinja2 import PackageLoader, StrictUndefined
 
 from meshtasks.amqp.accounts import OPERATOR
 from meshtasks.cli.certificates import AUTHORITY, SERVER
-from meshtasks.cli.secrets import DEFINITIONS, as_account, variable_of
+from meshtasks.cli.passwords import DEFINITIONS, as_account, variable_of
 from meshtasks.config.environment import SHIPPED_CONFIG, env_file_values
 from meshtasks.config.extras import Extra, installed
 from meshtasks.config.private_files import replace_private

@@ -14,7 +14,7 @@ import pytest
 
 from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.cli.doctor import examine
-from meshtasks.cli.secrets import make_secrets
+from meshtasks.cli.passwords import make_secrets
 from meshtasks.config.environment import env_file_values
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import ConfigError, SinkUnavailable
