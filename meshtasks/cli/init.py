@@ -164,23 +164,18 @@ def init(  # noqa: PLR0913 - options of a command
         with chdir(directory):
             scaffold = Scaffold(replace=force)
             _write(scaffold, found, systemd=systemd, user=user)
-            certificates = ""
-            if has_own_broker(found.values):
-                certificates = make_certificates()
-                give_to_owner(AUTHORITY_KEY, AUTHORITY, SERVER)
-            place = Path.cwd()
-            steps = (
+            left = _certificates(found)
+            left += [f"next, in {Path.cwd()}:"]
+            left += (
                 steps_of_systemd(found.values, user=user)
                 if systemd
                 else _steps_of_docker(env_file_values(ENV_FILE))
             )
-            left = [certificates] if certificates else []
-            left += [f"next, in {place}:", *steps]
     except OSError as error:
         where = error.filename or directory
         fail(f"{where}: cannot be written: {error.strerror}", os.EX_CANTCREAT)
     _report(scaffold, found)
-    say("\n".join(left))
+    say(*left)
 
 
 def _ask_for_docker(found: Answers, address: str | None, profiles: list[str]) -> None:
@@ -257,6 +252,15 @@ def _write(scaffold: Scaffold, found: Answers, *, systemd: bool, user: bool) -> 
         scaffold.write(Path(COMPOSE_FILE.name), COMPOSE_FILE.read_bytes())
     scaffold.remember()
     give_to_owner(ENV_FILE, DEFINITIONS, *UNITS.glob("*.env"))
+
+
+def _certificates(found: Answers) -> list[str]:
+    """Make the certificates of the mesh's own broker; return lines about them."""
+    if not has_own_broker(found.values):
+        return []
+    made = make_certificates()
+    give_to_owner(AUTHORITY_KEY, AUTHORITY, SERVER)
+    return [made]
 
 
 def _written_to(settings: Settings) -> Iterator[Path]:

@@ -11,8 +11,9 @@ import pwd
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -103,6 +104,13 @@ class Process:
         prefix = "meshtasks-worker@" if self.is_worker else "meshtasks-"
         return f"{prefix}{self.name}.service"
 
+    @property
+    def variables(self) -> str:
+        """Content of a worker's file of variables."""
+        options = shlex.join(self.words[len(_WORKER) + 1 :])
+        port = f"MESH_METRICS_PORT={self.port}\n" if self.port else ""
+        return f"WORKER_OPTIONS={variable_text(options)}\n{port}"
+
 
 def processes() -> list[Process]:
     """The processes of the Procfile, except the simulator."""
@@ -123,44 +131,21 @@ def unit_files(
         account: account that runs the units; None for units of a user.
         writable: directories that units may write to, besides :data:`STATE_DIRECTORY`.
     """
-    directory = Path.cwd()
-    loader = PackageLoader(__package__, "")
-    templates = Templates(  # noqa: S701 - it is not HTML
-        loader=loader, undefined=StrictUndefined, keep_trailing_newline=True
-    )
-    template = templates.get_template("unit.service.j2")
-    interpreter = Path(sys.executable)
-    places = (directory, interpreter, interpreter.resolve())
-    is_in_home = any(place.is_relative_to(home) for place in places for home in _HOMES)
-    shared = {
-        "account": account,
-        "directory": _specifiers(str(directory)),
-        "protect_home": "read-only" if is_in_home else "yes",
-        "writable": [_word(str(path)) for path in writable],
-    }
+    render = _renderer(account, writable)
     worker = [*_WORKER[1:], "%i@%%h", "$WORKER_OPTIONS"]
-    command = " ".join([_python(), "-m meshtasks.cli", *worker])
-    yield (
-        UNITS / "meshtasks-worker@.service",
-        template.render(
-            shared,
-            description="worker %i",
-            role="worker",
-            command=command,
-            is_worker=True,
-            sees_host=False,
-        ),
+    text = render(
+        description="worker %i",
+        role="worker",
+        command=" ".join([_python(), "-m meshtasks.cli", *worker]),
+        is_worker=True,
+        sees_host=False,
     )
+    yield UNITS / "meshtasks-worker@.service", text
     for process in processes():
         if process.is_worker:
-            options = shlex.join(process.words[len(_WORKER) + 1 :])
-            lines = f"WORKER_OPTIONS={variable_text(options)}\n"
-            if process.port:
-                lines += f"MESH_METRICS_PORT={process.port}\n"
-            yield UNITS / f"worker-{process.name}.env", lines
+            yield UNITS / f"worker-{process.name}.env", process.variables
             continue
-        text = template.render(
-            shared,
+        text = render(
             description=process.name,
             role=process.role,
             command=_command(process.words),
@@ -174,6 +159,25 @@ def unit_files(
     if account:
         line = f'u {account} - "meshtasks" {STATE_DIRECTORY}\n'
         yield UNITS / "sysusers.conf", line
+
+
+def _renderer(account: str | None, writable: Iterable[Path]) -> Callable[..., str]:
+    """A function that makes a unit in the current directory. The arguments are those of
+    :func:`unit_files`."""
+    loader = PackageLoader(__package__, "")
+    templates = Templates(  # noqa: S701 - it is not HTML
+        loader=loader, undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    directory, interpreter = Path.cwd(), Path(sys.executable)
+    places = (directory, interpreter, interpreter.resolve())
+    is_in_home = any(place.is_relative_to(home) for place in places for home in _HOMES)
+    return partial(
+        templates.get_template("unit.service.j2").render,
+        account=account,
+        directory=_specifiers(str(directory)),
+        protect_home="read-only" if is_in_home else "yes",
+        writable=[_word(str(path)) for path in writable],
+    )
 
 
 def refresh_roles(env_file: Path) -> None:
@@ -278,17 +282,7 @@ def steps_of_systemd(values: Mapping[str, str], *, user: bool) -> Iterator[str]:
     """
     sudo = "" if os.geteuid() == 0 else "sudo "
     if has_own_broker(values):
-        yield "  # RabbitMQ on this machine: accounts, topology, MQTT"
-        install = f"  {sudo}install -D -m"
-        for name, place in _OF_RABBITMQ.items():
-            yield f"{install} 644 config/rabbitmq/{name} /etc/rabbitmq/{place}"
-        of_broker = f"640 -g rabbitmq {DEFINITIONS} /etc/rabbitmq"
-        yield f"{install} {of_broker}/definitions.json"
-        for path in (AUTHORITY, SERVER):
-            place = f"/etc/rabbitmq/certificates/{path.name}"
-            yield f"{install} 640 -g rabbitmq {path} {place}"
-        yield f"  {sudo}systemctl restart rabbitmq-server"
-        yield f"  {sudo}rabbitmqctl delete_user guest"
+        yield from _steps_of_broker(sudo)
     yield "  # the mesh"
     systemctl, units = f"{sudo}systemctl", "/etc/systemd/system"
     owner = account()
@@ -312,6 +306,20 @@ def steps_of_systemd(values: Mapping[str, str], *, user: bool) -> Iterator[str]:
     yield f"  {as_owner}{program} doctor"
     for unit, extra in missing.items():
         yield f"  # not started: {unit} (pip install 'meshtasks[{extra}]')"
+
+
+def _steps_of_broker(sudo: str) -> Iterator[str]:
+    yield "  # RabbitMQ on this machine: accounts, topology, MQTT"
+    install = f"  {sudo}install -D -m"
+    for name, place in _OF_RABBITMQ.items():
+        yield f"{install} 644 config/rabbitmq/{name} /etc/rabbitmq/{place}"
+    of_broker = f"640 -g rabbitmq {DEFINITIONS} /etc/rabbitmq"
+    yield f"{install} {of_broker}/definitions.json"
+    for path in (AUTHORITY, SERVER):
+        place = f"/etc/rabbitmq/certificates/{path.name}"
+        yield f"{install} 640 -g rabbitmq {path} {place}"
+    yield f"  {sudo}systemctl restart rabbitmq-server"
+    yield f"  {sudo}rabbitmqctl delete_user guest"
 
 
 def _is_wanted(process: Process, values: Mapping[str, str]) -> bool:
