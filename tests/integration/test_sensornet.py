@@ -24,9 +24,9 @@ from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.declare import declare
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.errors import ConfigError
-from meshtasks.producers.sensornet.__main__ import DeviceService
 from meshtasks.producers.sensornet.announcements import AnnouncementsFile
 from meshtasks.producers.sensornet.normaliser import Normaliser
+from meshtasks.producers.sensornet.service import DeviceService
 from tests.support import hostile
 from tests.support.accounts import PASSWORD, account
 from tests.support.amqp import (
@@ -362,7 +362,7 @@ def test_the_brokers_note_of_the_time_is_believed_if_it_can_be_true(
 def test_what_is_passed_over_is_a_metric_by_reason_and_name(
     service: DeviceService, amqp_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meshtasks.producers.sensornet.__main__._REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("meshtasks.producers.sensornet.service._REPORT_SECONDS", 0.0)
     with connected(amqp_url) as connection:
         declare(connection, shipped_topology())
     body = b'{"temperature": 21, "humidity": null, "linkquality": 90}'

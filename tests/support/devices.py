@@ -11,7 +11,8 @@ import yaml
 
 from meshtasks.producers.sensornet.announcements import Announcements
 from meshtasks.producers.sensornet.config import SensorNet
-from meshtasks.producers.sensornet.normaliser import Normalised, Normaliser, Published
+from meshtasks.producers.sensornet.message_records import Published
+from meshtasks.producers.sensornet.normaliser import Normalised, Normaliser
 
 DIRECTORY = Path(__file__).parents[1] / "data" / "devices"
 SHIPPED = Path(__file__).parents[2] / "config" / "producers" / "sensornet.yaml"

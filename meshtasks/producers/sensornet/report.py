@@ -118,16 +118,7 @@ def _as_announced(
     if template.compute is None:
         return raw, judged if isinstance(judged, Meaning) else Passed(COMPUTED), None
     if kind is None or not entity.fits(kind):
-        # The class is unknown, or contradicts the unit, such as a power in kWh.
-        if kind is None and entity.device_class not in _ANY_CLASS:
-            judged = Passed(_CLASS, detail=entity.device_class)
-        elif isinstance(judged, Meaning) and entity.fits(KINDS[judged.kind]):
-            judged = judged._replace(usual=entity.unit or judged.usual)
-        elif kind is None:
-            judged = Passed()
-        else:
-            judged = Passed(UNIT, detail=entity.unit or "")
-        return raw, judged, entity
+        return raw, _without_kind(entity, judged), entity
     try:
         value = template.compute(raw)
         if entity.state is not None and not is_unavailable(value):
@@ -137,6 +128,18 @@ def _as_announced(
             raise
         return raw, Passed(UNAVAILABLE if is_unavailable(raw) else _PAYLOAD), entity
     return value, _announced_meaning(entity, kind, judged), entity
+
+
+def _without_kind(entity: Announced, judged: Judgement) -> Judgement:
+    """Classify a value whose announced class is unknown, or contradicts the unit, such
+    as a power in kWh."""
+    if entity.kind is None and entity.device_class not in _ANY_CLASS:
+        return Passed(_CLASS, detail=entity.device_class)
+    if isinstance(judged, Meaning) and entity.fits(KINDS[judged.kind]):
+        return judged._replace(usual=entity.unit or judged.usual)
+    if entity.kind is None:
+        return Passed()
+    return Passed(UNIT, detail=entity.unit or "")
 
 
 def read(
