@@ -17,7 +17,8 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import count, islice
+from typing import Any, Protocol
 
 import amqp
 import kombu
@@ -125,21 +126,12 @@ def _publish(
     slices = round(plan.seconds / _SLICE_SECONDS)
     good_each = round(plan.good_per_second * _SLICE_SECONDS / 2)
     hostile_each = round(plan.hostile_per_second * _SLICE_SECONDS / 2)
-    number, began = 0, time.monotonic()
+    numbers, began = count(), time.monotonic()
     with kombu.Connection(space.amqp_url) as connection:
         channel = connection.channel()
         for place in range(slices):
-            for _ in range(good_each):
-                name, value = f"good-{number % _SENSORS}", 20 + number % 1000 / 1000
-                stamp = time.time()
-                body = json.dumps({"value": value, "timestamp": stamp})
-                message = amqp.Message(body, delivery_mode=2)
-                key = f"sensors.temperature.amqp-{name}"
-                channel.basic_publish(message, "sensors", key)
-                seen = {"temperature": value, "last_seen": round(stamp * 1000)}
-                topic = f"zigbee2mqtt/mqtt-{name}".encode()
-                good.send(mqtt_publish(topic, json.dumps(seen).encode()))
-                number += 1
+            for number in islice(numbers, good_each):
+                _publish_good(channel, good, number)
             for _ in range(hostile_each):
                 by_mqtt.send(hostile_mqtt(draw))
                 by_amqp.send(hostile_amqp(draw))
@@ -150,7 +142,19 @@ def _publish(
     sent, hung_up = by_mqtt.sent + by_amqp.sent, by_mqtt.hung_up + by_amqp.hung_up
     for sender in (good, by_mqtt, by_amqp):
         sender.close()
-    return 2 * number, sent, hung_up
+    return 2 * slices * good_each, sent, hung_up
+
+
+def _publish_good(channel: Any, mqtt: _Sender, number: int) -> None:
+    """Publish one reading by AMQP, and one by MQTT."""
+    name, value = f"good-{number % _SENSORS}", 20 + number % 1000 / 1000
+    stamp = time.time()
+    body = json.dumps({"value": value, "timestamp": stamp})
+    message = amqp.Message(body, delivery_mode=2)
+    channel.basic_publish(message, "sensors", f"sensors.temperature.amqp-{name}")
+    seen = {"temperature": value, "last_seen": round(stamp * 1000)}
+    topic = f"zigbee2mqtt/mqtt-{name}".encode()
+    mqtt.send(mqtt_publish(topic, json.dumps(seen).encode()))
 
 
 def _device_account(services: Services, vhost: str) -> tuple[str, str]:

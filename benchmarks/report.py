@@ -114,23 +114,8 @@ class _Row:
 
 def targets(findings: Findings) -> Iterator[Target]:
     """The targets that the findings allow to judge."""
-    rates = {
-        row.contender.name: median(row.rates)
-        for row in _rows(findings.throughput)
-        if not row.faults
-    }
-    for who, whom, least in _LEAST_RATIOS:
-        if who.name in rates and whom.name in rates:
-            ratio = rates[who.name] / rates[whom.name]
-            text = f"{who.name} at least {least:g} x {whom.name}"
-            yield Target(text, ratio, ratio >= least)
-    for rows in _by_part(findings.rates).values():
-        for what, rounds in rows.items():
-            wanted, ceiling = rounds[0].least, rounds[0].ceiling
-            if wanted is not None and not any(each.faults for each in rounds):
-                ratio = _median(rounds) / _median(rows[ceiling])
-                text = f"{what} at least {wanted:g} x {ceiling}"
-                yield Target(text, ratio, ratio >= wanted)
+    yield from _throughput_targets(findings.throughput)
+    yield from _rate_targets(findings.rates)
     if findings.backlog and not any(run.faults for run in findings.backlog):
         few, many = findings.backlog
         growth = many.peak_rss_bytes / few.peak_rss_bytes
@@ -139,7 +124,32 @@ def targets(findings: Findings) -> Iterator[Target]:
             f"{_MOST_GROWTH:g} x that with {few.messages:,}"
         )
         yield Target(text, growth, growth <= _MOST_GROWTH)
-    for each in findings.latency:
+    yield from _latency_targets(findings.latency)
+
+
+def _throughput_targets(runs: Sequence[Run]) -> Iterator[Target]:
+    rates = {
+        row.contender.name: median(row.rates) for row in _rows(runs) if not row.faults
+    }
+    for who, whom, least in _LEAST_RATIOS:
+        if who.name in rates and whom.name in rates:
+            ratio = rates[who.name] / rates[whom.name]
+            text = f"{who.name} at least {least:g} x {whom.name}"
+            yield Target(text, ratio, ratio >= least)
+
+
+def _rate_targets(rates: Sequence[Rate]) -> Iterator[Target]:
+    for rows in _by_part(rates).values():
+        for what, rounds in rows.items():
+            wanted, ceiling = rounds[0].least, rounds[0].ceiling
+            if wanted is not None and not any(each.faults for each in rounds):
+                ratio = _median(rounds) / _median(rows[ceiling])
+                text = f"{what} at least {wanted:g} x {ceiling}"
+                yield Target(text, ratio, ratio >= wanted)
+
+
+def _latency_targets(latencies: Sequence[Latency]) -> Iterator[Target]:
+    for each in latencies:
         for share, found_ms, target_ms in (
             ("half", each.p50_ms, each.p50_target_ms),
             ("99 %", each.p99_ms, each.p99_target_ms),

@@ -162,15 +162,7 @@ def _of_incident(incident: Incident, facts: Facts) -> Cause:
     made = _made(incident, facts.now)
     step, cause = "", incident.cause
     if incident.reason and incident.cause not in {DUPLICATE_ID, REPEATED}:
-        again = f'meshtasks dlq list --routing-key "{incident.routing_key}"'
-        said = incident.reason.rstrip(".")
-        sentence = f"{count} {_were(incident.number)} refused {when}{made}: {said}."
-        if incident.example:
-            sentence += f" The last one: {incident.example}"
-        what = REFUSALS.get(incident.cause, "See why it failed")
-        step = f"{what}; what was refused waits as a dead letter: {again}."
-        if said.startswith("the gateway "):  # rejected by it: there is no dead letter
-            step = f"{what}, and send it again."
+        sentence, step = _refusal(incident, count, when, made)
     elif incident.cause in {CLOCK_AHEAD, CLOCK_BEHIND}:
         sentence, is_clock = _clock(incident, count, when, made)
         step = f"{REFUSALS[cause]}." * is_clock
@@ -190,6 +182,19 @@ def _of_incident(incident: Incident, facts: Facts) -> Cause:
             "stored once."
         )
     return Cause(cause, incident.begins_at, ends, sentence, step)
+
+
+def _refusal(incident: Incident, count: str, when: str, made: str) -> tuple[str, str]:
+    """Return the sentence for rejected readings, and the next step."""
+    said = incident.reason.rstrip(".")
+    sentence = f"{count} {_were(incident.number)} refused {when}{made}: {said}."
+    if incident.example:
+        sentence += f" The last one: {incident.example}"
+    what = REFUSALS.get(incident.cause, "See why it failed")
+    if said.startswith("the gateway "):  # rejected by it: there is no dead letter
+        return sentence, f"{what}, and send it again."
+    again = f'meshtasks dlq list --routing-key "{incident.routing_key}"'
+    return sentence, f"{what}; what was refused waits as a dead letter: {again}."
 
 
 def _made(incident: Incident, now: float) -> str:

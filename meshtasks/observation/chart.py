@@ -190,15 +190,7 @@ def chart_of(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Chart:
         raise NotDrawable("there are no rows to draw")
     axis, xs = _axis(names[across], [row[across] for row in table])
     numbers, labels = _roles(names, table, across)
-    series: dict[str, _Values] = {}
-    for x, row in zip(xs, table, strict=True):
-        label = " ".join(str(row[column]) for column in labels)
-        for column in numbers:
-            alone = len(numbers) == 1
-            name = label if alone and label else f"{label} {names[column]}".strip()
-            series.setdefault(name, {})[x] = _finite(row[column])
-    if len(series) > SERIES_LIMIT:
-        series = _largest(series)
+    series = _series_of(names, table, xs, numbers, labels)
     points = list(dict.fromkeys(xs)) if axis == "category" else sorted(set(xs))
     if axis == "category" and len(points) > _BARS_LIMIT:
         message = f"{len(points)} bars; a chart can show {_BARS_LIMIT}"
@@ -213,6 +205,24 @@ def chart_of(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Chart:
     what = ", ".join(names[column] for column in numbers)
     title = f"{what} by {names[across]}".replace('"', "")
     return Chart(title, axis, tuple(points), drawn)
+
+
+def _series_of(
+    names: Sequence[str],
+    table: list[tuple[Any, ...]],
+    xs: list[datetime | float | str],
+    numbers: Sequence[int],
+    labels: Sequence[int],
+) -> dict[str, _Values]:
+    """The values of each series by x, of at most as many series as a chart can show."""
+    series: dict[str, _Values] = {}
+    for x, row in zip(xs, table, strict=True):
+        label = " ".join(str(row[column]) for column in labels)
+        for column in numbers:
+            alone = len(numbers) == 1
+            name = label if alone and label else f"{label} {names[column]}".strip()
+            series.setdefault(name, {})[x] = _finite(row[column])
+    return _largest(series) if len(series) > SERIES_LIMIT else series
 
 
 def _largest(series: Mapping[str, _Values]) -> dict[str, _Values]:

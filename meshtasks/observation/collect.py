@@ -168,10 +168,7 @@ class Collector:
         archive: ArchiveState | None = None
         try:
             depths = self.depths()
-            if time.monotonic() >= self._active_until:
-                self._active = self.activity()
-                self._active_until = time.monotonic() + self._rest_seconds
-            active = self._active
+            active = self._recent_activity()
         except (Transient, ConfigError) as error:
             faults.append(str(error))
         try:
@@ -179,9 +176,7 @@ class Collector:
         except OSError as error:
             faults.append(f"the time-series store does not answer: {error}")
         try:
-            if self._store:
-                sizes = [each.size_bytes for each in archived_objects(self._store)]
-                archive = ArchiveState(len(sizes), sum(sizes))
+            archive = self._archive_state()
         except SinkUnavailable as error:
             faults.append(str(error))
         if self._monitor.fault and not faults:
@@ -204,6 +199,20 @@ class Collector:
             seen=self.seen(),
             faults=tuple(faults),
         )
+
+    def _recent_activity(self) -> Mapping[str, QueueActivity]:
+        """Statistics of the queues; they are read again after a rest. Raises the same
+        as :meth:`activity`."""
+        if time.monotonic() >= self._active_until:
+            self._active = self.activity()
+            self._active_until = time.monotonic() + self._rest_seconds
+        return self._active
+
+    def _archive_state(self) -> ArchiveState | None:
+        if self._store is None:
+            return None
+        sizes = [each.size_bytes for each in archived_objects(self._store)]
+        return ArchiveState(len(sizes), sum(sizes))
 
     def activity(self) -> dict[str, QueueActivity]:
         """Statistics of each queue from the management API.
