@@ -2,3 +2,7 @@
 
 ``python -m benchmarks --help``; docs/benchmarks.md says what the figures mean.
 """
+
+from pathlib import Path
+
+ROOT = Path(__file__).absolute().parents[1]

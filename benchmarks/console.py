@@ -25,9 +25,9 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from statistics import median
 
+from benchmarks import ROOT
 from benchmarks.deadletters import bury, make_space
-from benchmarks.environments import ROOT
-from benchmarks.usage import usage
+from benchmarks.figures import usage
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.amqp.receiving import Message

@@ -7,18 +7,70 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import kept, load
-from benchmarks.environments import ensure_peer
-from benchmarks.kept import Kept
+from benchmarks import ROOT, load
 from benchmarks.load import Reading
 from benchmarks.services import Space
 from meshtasks.amqp.publisher import Outgoing
+from meshtasks.demo.packages import ensure_venv
+from meshtasks.flows.archive.objects import decompress
 
 Encode = Callable[[Iterable[Reading]], Iterator[Outgoing]]
 
 SENSOR_QUEUE = "sensors.temperature"
 METRICS_QUEUE = "metrics.system"
 ARCHIVE_QUEUE = "archive.metrics"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What was found.
+
+    Attributes:
+        records: how many.
+        raw_bytes: of the archive's lines.
+        stored_bytes: of the archive's compressed objects.
+    """
+
+    records: int
+    raw_bytes: int = 0
+    stored_bytes: int = 0
+
+
+def temperatures(space: Space) -> Kept:
+    """Distinct points of readings in the time-series store."""
+    return Kept(space.points())
+
+
+def metrics(space: Space) -> Kept:
+    """Distinct points of metrics in the time-series store."""
+    return Kept(space.points("room_celsius"))
+
+
+def archived(space: Space) -> Kept:
+    """Lines in the archive, and what they take."""
+    records = raw_bytes = stored_bytes = 0
+    for path in sorted(space.archive.rglob("*.jsonl.zst")):
+        content = path.read_bytes()
+        lines = decompress(content)
+        records += lines.count(b"\n")
+        raw_bytes += len(lines)
+        stored_bytes += len(content)
+    return Kept(records, raw_bytes, stored_bytes)
+
+
+def ensure_peer(peer: str) -> Path:
+    """The directory of a peer's programs, installed if need be.
+
+    Args:
+        peer: name in ``requirements-<peer>.txt``.
+
+    Raises:
+        InstallFailed: venv or pip failed; the text carries the end of its output.
+    """
+    requirements = Path(__file__).with_name(f"requirements-{peer}.txt")
+    venv = ROOT / ".mesh" / "venvs" / f"bench-{peer}"
+    ensure_venv(venv, requirements, f"{peer}, to compare with", hashed=False)
+    return venv / "bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +100,7 @@ class Contender:
     queue: str = SENSOR_QUEUE
     encode: Encode = load.single
     array_readings: int = 1
-    kept: Callable[[Space], Kept] | None = kept.temperatures
+    kept: Callable[[Space], Kept] | None = temperatures
     plain: bool = False
     part: str = "throughput"
     ceiling: str = "bare"
@@ -148,7 +200,7 @@ METRICS = Contender(
     _WORKER_OF + METRICS_QUEUE,
     queue=METRICS_QUEUE,
     encode=load.metrics,
-    kept=kept.metrics,
+    kept=metrics,
     part="metrics",
     ceiling="bare-metrics",
 )
@@ -169,7 +221,7 @@ ARCHIVE = Contender(
     _WORKER_OF + ARCHIVE_QUEUE,
     queue=ARCHIVE_QUEUE,
     encode=load.archived,
-    kept=kept.archived,
+    kept=archived,
     part="archive",
     ceiling="bare-archive",
     multiple=5_000,

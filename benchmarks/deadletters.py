@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import kombu
 
-from benchmarks.environments import ROOT
+from benchmarks import ROOT
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.declare import declare
 from meshtasks.amqp.publisher import Outgoing, Publisher

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
-from benchmarks.contenders import Contender
-from benchmarks.environments import ROOT
-from benchmarks.kept import Kept
+from benchmarks import ROOT
+from benchmarks.contenders import Contender, Kept
+from benchmarks.figures import Usage, usage
 from benchmarks.load import readings
 from benchmarks.services import Services, Space
-from benchmarks.usage import Usage, usage
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.demo.process import Process
 

@@ -23,8 +23,8 @@ from typing import Any, Protocol
 import amqp
 import kombu
 
+from benchmarks import ROOT
 from benchmarks.drain import Say
-from benchmarks.environments import ROOT
 from benchmarks.services import Services, Space
 from meshtasks.amqp.accounts import permissions, rights_of, topic_permissions
 from meshtasks.demo import loopback

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from tritonclient.http import InferenceServerClient, InferInput
 
+from benchmarks import ROOT
 from benchmarks.drain import Say, preload
-from benchmarks.environments import ROOT
-from benchmarks.rates import Rate
+from benchmarks.figures import Rate
 from benchmarks.services import Services, Space
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.demo.packages import ensure_triton

@@ -16,12 +16,12 @@ from statistics import quantiles
 from typing import NamedTuple
 from urllib.parse import urlencode
 
+from benchmarks import ROOT
 from benchmarks.contenders import MESHTASKS, SENSOR_QUEUE
 from benchmarks.drain import Say
-from benchmarks.environments import ROOT
+from benchmarks.figures import usage
 from benchmarks.load import SENSORS, reading, single
 from benchmarks.services import CONFIG, Services, Space
-from benchmarks.usage import usage
 from meshtasks.amqp.publisher import Publisher
 from meshtasks.amqp.queues import QueuesConfig
 from meshtasks.config.loader import load_yaml

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import kombu
 
+from benchmarks import ROOT
 from benchmarks.contenders import MESHTASKS
 from benchmarks.drain import Say
-from benchmarks.environments import ROOT
 from benchmarks.services import Services, Space
 from meshtasks.demo.process import Process
 

@@ -12,8 +12,8 @@ from kombu import Connection
 
 from benchmarks.contenders import SENSOR_QUEUE
 from benchmarks.drain import Say
+from benchmarks.figures import Rate
 from benchmarks.load import ARRAY_READINGS, Reading, readings, single
-from benchmarks.rates import Rate
 from benchmarks.services import Services, Space
 from meshtasks.amqp.publisher import Publisher
 from meshtasks.producers.base import Producer

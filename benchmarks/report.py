@@ -18,9 +18,9 @@ from rich.table import Table
 from benchmarks import contenders, hostile
 from benchmarks.contenders import CONTENDERS, Contender
 from benchmarks.drain import Run
+from benchmarks.figures import Rate
 from benchmarks.latency import Latency
 from benchmarks.outage import Ledger
-from benchmarks.rates import Rate
 from benchmarks.sharing import Share
 
 _MEGABYTE = 1_000_000

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 import kombu
 
-from benchmarks.environments import ROOT
+from benchmarks import ROOT
 from benchmarks.load import CELERY_QUEUE
 from meshtasks.amqp.declare import declare
 from meshtasks.amqp.topology import Topology

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks import ROOT
 from benchmarks.contenders import MESHTASKS, SENSOR_QUEUE
 from benchmarks.drain import Say, preload
-from benchmarks.environments import ROOT
+from benchmarks.figures import usage
 from benchmarks.load import Reading, readings, single
 from benchmarks.services import CONFIG, Services, Space
-from benchmarks.usage import usage
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.declare import declare
 from meshtasks.amqp.topology import Topology

@@ -15,13 +15,13 @@ from statistics import quantiles
 import kombu
 from typing_extensions import override
 
+from benchmarks import ROOT
 from benchmarks.contenders import MESHTASKS
 from benchmarks.drain import Say
-from benchmarks.environments import ROOT
+from benchmarks.figures import usage
 from benchmarks.latency import Latency
 from benchmarks.load import SENSORS, Reading, reading, single
 from benchmarks.services import Services, Space
-from benchmarks.usage import usage
 from meshtasks.amqp.publisher import Publisher
 from meshtasks.amqp.topology import PENDING_TIMESERIES
 from meshtasks.demo.process import Process

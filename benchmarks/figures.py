@@ -1,4 +1,4 @@
-"""What a process and everything it has started use of the machine."""
+"""Figures that measurements give: rates, and what processes use of the machine."""
 
 from __future__ import annotations
 
@@ -6,11 +6,33 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 _PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A measurement that is not a drained queue: one row of a table, in one round.
+
+    Attributes:
+        part: which table.
+        what: what was measured.
+        per_second: how much of it.
+        ceiling: the row that it is compared with; empty for a ceiling itself.
+        least: ratio to the ceiling that is to be reached; None where there is none.
+        faults: why the ledger does not balance; empty when it does.
+    """
+
+    part: str
+    what: str
+    per_second: float
+    ceiling: str = ""
+    least: float | None = None
+    faults: tuple[str, ...] = ()
 
 
 class Usage(NamedTuple):
