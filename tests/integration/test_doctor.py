@@ -16,7 +16,6 @@ from typing_extensions import override
 
 from meshtasks.amqp.accounts import missing_rights
 from meshtasks.amqp.topology import Topology
-from meshtasks.cli import doctor as doctor_module
 from meshtasks.cli.doctor import clock, examine
 from meshtasks.config.loader import load_yaml
 from meshtasks.config.settings import load_settings
@@ -24,6 +23,7 @@ from meshtasks.demo import loopback
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.errors import SinkUnavailable
 from meshtasks.flows.diagnosis import Check, Verdict, disk
+from meshtasks.observation import broker_checks
 from meshtasks.observation.collect import WorkerAnswer
 from tests.support.amqp import queue_depth
 from tests.support.command import Command, command
@@ -210,9 +210,9 @@ def test_what_the_workers_found_of_their_sinks_is_told(
     words: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(doctor_module, "ask_workers", lambda _url: answers)
+    monkeypatch.setattr(broker_checks, "ask_workers", lambda _url: answers)
 
-    verdict = doctor_module.circuits("amqp://")
+    verdict = broker_checks.circuits("amqp://")
 
     assert (verdict.state, verdict.text) == (state, words)
 
@@ -272,6 +272,6 @@ def test_a_queue_of_whose_members_too_few_run_is_named(
         receiver.by_path[path] = Answer(200, json.dumps(answer).encode())
     monkeypatch.setenv("MESH_BROKER_URL", "amqp://mesh:secret@127.0.0.1/mesh")
 
-    verdict = doctor_module.members(load_settings(), receiver.url)
+    verdict = broker_checks.members(load_settings(), receiver.url)
 
     assert (verdict.state, text in verdict.text) == (state, True), verdict
