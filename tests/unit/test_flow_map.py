@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from meshtasks.amqp.topology import Topology
-from meshtasks.gateway.console.flow import Look, Picture
+from meshtasks.gateway.console.flow_picture import Look, Picture
 from meshtasks.observation.collect import WorkerAnswer
 from meshtasks.observation.flow_map import FlowMap, colour_of, flow_map
 

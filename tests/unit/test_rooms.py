@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from meshtasks.gateway.console.house import Rooms, RoomsNow
+from meshtasks.gateway.console.rooms import Rooms, RoomsNow
 from meshtasks.observation.headline import Today
 from meshtasks.observation.latest import LatestValue, SensorKey
 
