@@ -38,7 +38,7 @@ from meshtasks.flows.inference.config import MEASUREMENT as INFERENCE
 from meshtasks.flows.sinks import Sinks
 from meshtasks.flows.timeseries import DOCTORS_MEASUREMENT
 from meshtasks.observation.collect import Collector
-from meshtasks.observation.event_monitor import Seen
+from meshtasks.observation.seen import Seen
 
 #: Readings may be as much ahead of the present as their clocks; see
 #: meshtasks.records.timestamps.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from meshtasks.observation.event_monitor import Seen
+from meshtasks.observation.seen import Seen
 
 #: Every alert is in both queues of alerts; as a record it counts once.
 ALERTS = "alerts"

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from meshtasks.observation.collect import QueueState, Snapshot
-from meshtasks.observation.event_monitor import Seen, SeenAlert, WorkerState
+from meshtasks.observation.seen import Seen, SeenAlert, WorkerState
 from meshtasks.text import printable
 
 _SEVERITY_STYLES = {"info": "cyan", "warning": "yellow", "critical": "bold red"}

@@ -18,7 +18,8 @@ from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError, SinkUnavailable, Transient
 from meshtasks.flows.archive.objects import archived_objects, open_store
-from meshtasks.observation.event_monitor import EventMonitor, Seen
+from meshtasks.observation.event_monitor import EventMonitor
+from meshtasks.observation.seen import Seen
 from meshtasks.worker.broker import new_app
 
 #: The broker updates its statistics at this interval; reading them is the expensive

@@ -13,7 +13,7 @@ from meshtasks.config.environment import Environment
 from meshtasks.config.settings import Settings
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.observation.collect import Collector, QueueState, Snapshot
-from meshtasks.observation.event_monitor import Seen
+from meshtasks.observation.seen import Seen
 from tests.support.amqp import drain, publish_raw
 from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until

@@ -8,7 +8,7 @@ from meshtasks.amqp.connecting import Depth
 from meshtasks.amqp.management import QueueActivity
 from meshtasks.demo.audit import QueueCounters
 from meshtasks.demo.reconciliation import QueueCount
-from meshtasks.observation.event_monitor import Seen
+from meshtasks.observation.seen import Seen
 
 QUEUE = "sensors.motion"
 

@@ -13,7 +13,7 @@ from meshtasks.demo.reconciliation import (
     Reconciliation,
     Row,
 )
-from meshtasks.observation.event_monitor import Seen
+from meshtasks.observation.seen import Seen
 
 KIND = "sensors.temperature"
 BALANCED = Reconciliation(

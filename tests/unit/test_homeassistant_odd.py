@@ -17,7 +17,7 @@ from meshtasks.amqp.publisher import Outgoing
 from meshtasks.errors import InvalidMessage
 from meshtasks.producers.homeassistant import follower
 from meshtasks.producers.homeassistant.config import HomeAssistantConfig, Loops
-from meshtasks.producers.homeassistant.messages import (
+from meshtasks.producers.homeassistant.frames import (
     EventFrame,
     StateChanged,
     decoded,

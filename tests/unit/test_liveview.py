@@ -12,12 +12,7 @@ from rich.console import Console, ConsoleDimensions
 
 from meshtasks.demo.render import draw, line, size
 from meshtasks.observation.collect import ArchiveState, QueueState, Snapshot
-from meshtasks.observation.event_monitor import (
-    DeadLetter,
-    MonitorState,
-    Seen,
-    dead_letter_of,
-)
+from meshtasks.observation.seen import DeadLetter, MonitorState, Seen, dead_letter_of
 from meshtasks.records.alert import Alert
 
 NOW = 1_795_440_000.0

@@ -31,10 +31,11 @@ from meshtasks.flows.alerts.store import AlertTables
 from meshtasks.flows.archive.objects import open_store
 from meshtasks.flows.sinks import Sinks
 from meshtasks.observation.collect import Collector, Snapshot, WorkerAnswer, WorkerPoll
-from meshtasks.observation.event_monitor import EventMonitor, Seen
+from meshtasks.observation.event_monitor import EventMonitor
 from meshtasks.observation.facts import VIEWS, Room, rooms_of
 from meshtasks.observation.headline import Line, Today
 from meshtasks.observation.latest import LatestValues
+from meshtasks.observation.seen import Seen
 from meshtasks.records.kinds import KINDS
 from meshtasks.text import printable
 

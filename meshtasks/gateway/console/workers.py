@@ -33,7 +33,7 @@ from meshtasks.gateway.console.frame import (
 from meshtasks.gateway.problems import Problem
 from meshtasks.gateway.routes import checked, start
 from meshtasks.gateway.store import Task
-from meshtasks.observation.event_monitor import BatchEvent
+from meshtasks.observation.seen import BatchEvent
 from meshtasks.records.models import explain
 from meshtasks.text import clip, printable
 

@@ -22,7 +22,7 @@ from meshtasks.config.certificates import tls_fault
 from meshtasks.errors import ConfigError, SchemaMismatch, Transient, UndecodableMessage
 from meshtasks.producers.collecting import Unforeseen, contained
 from meshtasks.producers.homeassistant.config import CONFIG, Loops
-from meshtasks.producers.homeassistant.messages import (
+from meshtasks.producers.homeassistant.frames import (
     EventFrame,
     Frame,
     ResultFrame,

@@ -21,15 +21,14 @@ from meshtasks.producers.base import Producer
 from meshtasks.producers.collecting import contained
 from meshtasks.producers.homeassistant import messages
 from meshtasks.producers.homeassistant.config import HomeAssistantConfig, Loops
-from meshtasks.producers.homeassistant.messages import (
+from meshtasks.producers.homeassistant.frames import (
     AutomationTriggered,
     Context,
     CurrentState,
     Event,
-    Gap,
     StateChanged,
-    rfc3339,
 )
+from meshtasks.producers.homeassistant.messages import Gap, rfc3339
 from meshtasks.records.models import EntityState, StateChange, explain
 from meshtasks.records.timestamps import epoch_seconds
 from meshtasks.text import described
