@@ -27,9 +27,15 @@ MODULES: dict[Extra, tuple[str, ...]] = {
 }
 
 
+def _found(module: str) -> bool:
+    spec = find_spec(module)
+    # A folder of that name in the working directory is a package without an origin.
+    return spec is not None and spec.origin is not None
+
+
 def installed(extra: Extra) -> bool:
     """Whether an extra is installed."""
-    return all(find_spec(module) is not None for module in MODULES[extra])
+    return all(map(_found, MODULES[extra]))
 
 
 def require(extra: Extra, purpose: str) -> None:
@@ -42,7 +48,7 @@ def require(extra: Extra, purpose: str) -> None:
         ConfigError: the extra is not installed; the text says how to install it.
     """
     for module in MODULES[extra]:
-        if find_spec(module) is None:
+        if not _found(module):
             expected = (
                 f"is not installed; {purpose} needs it: "
                 f"pip install 'meshtasks[{extra}]'"

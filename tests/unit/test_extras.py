@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import meshtasks.worker
 from meshtasks.celery import create_app
 from meshtasks.cli import COMMANDS
 from meshtasks.cli.demo import demo
@@ -159,6 +162,31 @@ def test_a_command_without_its_library_names_the_extra(
 
     with lacks(extra):
         command()
+
+
+def test_celery_without_flower_names_the_extra(
+    block: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    block("flower")
+    module = Path(meshtasks.worker.__file__).parent / "flower.py"
+    command = runpy.run_path(str(module))["flower"]
+    context = command.make_context("flower", ["--port=5555"])
+
+    with pytest.raises(SystemExit, match=str(os.EX_CONFIG)):
+        command.invoke(context)
+
+    assert capsys.readouterr().err.endswith("pip install 'meshtasks[flower]'\n")
+
+
+def test_a_folder_of_the_name_of_a_library_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "no_such_library").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(MODULES, "s3", ("no_such_library",))
+
+    with lacks("s3"):
+        require("s3", "an archive in S3")
 
 
 def test_the_demo_names_all_extras_that_it_lacks(block: Any) -> None:
