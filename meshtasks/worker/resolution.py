@@ -187,40 +187,55 @@ class OutcomeResolver:
         failing = FailedMessage(delivery, self.queue, body, failure.record_index)
         outcome = failure.outcome
         if isinstance(outcome, Retry):
-            decision = decide(
-                self.policy,
-                attempt=delivery.attempt,
-                age_seconds=now - first_failed_at(delivery, now),
-                backoff_seconds=self._backoff_seconds(delivery.attempt),
-                counts=verdict.counts,
-            )
-            if not isinstance(decision, GiveUp):
-                level = retry_level(
-                    self.levels, decision.delay_seconds, verdict.wait_seconds
-                )
-                waits_here = self.to_its_end and not verdict.counts
-                message = retry_message(
-                    failing,
-                    level_seconds=None if waits_here else level,
-                    attempt=decision.attempt,
-                    now=now,
-                    single=single,
-                    source=self.source,
-                )
-                resolution.retry(message, outcome.error_type)
+            retry = self._retry(failing, verdict, now, single=single)
+            if isinstance(retry, Outgoing):
+                resolution.retry(retry, outcome.error_type)
                 return
-            reason = f"{decision.because}; last: {outcome.reason}"
+            reason = f"{retry.because}; last: {outcome.reason}"
             outcome = Dead(reason, outcome.error_type, outcome.traceback)
-            lost = replace(delivery, body=body)
-            envelope = envelope_of(lost.to_wire(), self.queue)
-            more = partial(self.on_exhausted, envelope, reason)
-            resolution.outgoing.extend(self._given("on_exhausted", more, Outgoing))
-        originals = partial(self.originals, failing)
-        for original in self._given("originals", originals, FailedMessage) or [failing]:
+            resolution.outgoing.extend(self._beside_dead_letter(failing, reason))
+        for original in self._originals(failing):
             letter = dead_message(
                 original, outcome, task_id=task_id, worker=self.worker, now=now
             )
             resolution.dead_letter(letter, outcome.error_type)
+
+    def _retry(
+        self, failing: FailedMessage, verdict: FailedTry, now: float, *, single: bool
+    ) -> Outgoing | GiveUp:
+        """Return the message of a retry, or why there is none."""
+        delivery = failing.delivery
+        decision = decide(
+            self.policy,
+            attempt=delivery.attempt,
+            age_seconds=now - first_failed_at(delivery, now),
+            backoff_seconds=self._backoff_seconds(delivery.attempt),
+            counts=verdict.counts,
+        )
+        if isinstance(decision, GiveUp):
+            return decision
+        level = retry_level(self.levels, decision.delay_seconds, verdict.wait_seconds)
+        waits_here = self.to_its_end and not verdict.counts
+        return retry_message(
+            failing,
+            level_seconds=None if waits_here else level,
+            attempt=decision.attempt,
+            now=now,
+            single=single,
+            source=self.source,
+        )
+
+    def _beside_dead_letter(
+        self, failing: FailedMessage, reason: str
+    ) -> list[Outgoing]:
+        lost = replace(failing.delivery, body=failing.body)
+        envelope = envelope_of(lost.to_wire(), self.queue)
+        more = partial(self.on_exhausted, envelope, reason)
+        return self._given("on_exhausted", more, Outgoing)
+
+    def _originals(self, failing: FailedMessage) -> list[FailedMessage]:
+        originals = partial(self.originals, failing)
+        return self._given("originals", originals, FailedMessage) or [failing]
 
     def _given(
         self, what: str, give: Callable[[], Sequence[_T]], kind: type[_T]
