@@ -241,6 +241,11 @@ class _State(Collector):
 
     @override
     def collect(self) -> Iterator[Metric]:
+        consumers = [*self._consumers.values()]
+        yield from self._of_queues(consumers)
+        yield from self._of_sinks(consumers)
+
+    def _of_queues(self, consumers: Iterable[Followed]) -> Iterable[Metric]:
         received = CounterMetricFamily(
             "meshtasks_messages_received",
             "Messages delivered by the broker, redeliveries included.",
@@ -256,6 +261,18 @@ class _State(Collector):
             "1 while messages are asked for, 0 while the queue is paused.",
             labels=("queue",),
         )
+        by_queue: dict[str, list[Followed]] = {}
+        for consumer in consumers:
+            by_queue.setdefault(consumer.queue, []).append(consumer)
+        for queue, each in by_queue.items():
+            before = self._received_before.get(queue, 0)
+            received.add_metric((queue,), before + sum(one.received for one in each))
+            unresolved.add_metric((queue,), sum(one.unresolved for one in each))
+            consumes = all(one.is_consuming and not one.is_trying for one in each)
+            consuming.add_metric((queue,), int(consumes))
+        return received, unresolved, consuming
+
+    def _of_sinks(self, consumers: Iterable[Followed]) -> Iterable[Metric]:
         circuits = GaugeMetricFamily(
             "meshtasks_circuit_open",
             "1 while the circuit is open or half-open, its queues paused, else 0.",
@@ -271,25 +288,14 @@ class _State(Collector):
             "How often the circuit of a sink has opened.",
             labels=("sink",),
         )
-        consumers = self._consumers.copy()
-        by_queue: dict[str, list[Followed]] = {}
-        for consumer in consumers.values():
-            by_queue.setdefault(consumer.queue, []).append(consumer)
-        for queue, each in by_queue.items():
-            before = self._received_before.get(queue, 0)
-            received.add_metric((queue,), before + sum(one.received for one in each))
-            unresolved.add_metric((queue,), sum(one.unresolved for one in each))
-            consumes = all(one.is_consuming and not one.is_trying for one in each)
-            consuming.add_metric((queue,), int(consumes))
         states, tripped = self._circuits.states(), self._circuits.trips()
-        for sink in sorted(
-            {s for consumer in consumers.values() for s in consumer.handler.sink_names}
-        ):
+        sinks = {sink for each in consumers for sink in each.handler.sink_names}
+        for sink in sorted(sinks):
             state = states.get(sink, State.CLOSED)
             circuits.add_metric((sink,), int(state is not State.CLOSED))
             half_open.add_metric((sink,), int(state is State.HALF_OPEN))
             trips.add_metric((sink,), tripped.get(sink, 0))
-        yield from (received, unresolved, consuming, circuits, half_open, trips)
+        return circuits, half_open, trips
 
 
 _AGAIN_SECONDS = 5.0
