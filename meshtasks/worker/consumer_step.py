@@ -379,8 +379,8 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
 
     def _on_finished(self, batch: FinishedBatch) -> None:
         self._completion.batch_ended(batch)
-        if batch.result is not None:
-            self._timers.wake(batch.consumer.handler.timer)
+        if batch.result is not None and batch.consumer.handler.timer is not None:
+            self._timers.wake()
 
     # --- failures of the broker -------------------------------------------
 

@@ -71,10 +71,9 @@ class Timers:
         if not self._thread.is_alive():
             self._thread.start()
 
-    def wake(self, timer: Timer | None) -> None:
-        """Run the timers now, because a batch of this timer's handler is done."""
-        if timer is not None:
-            self._woken.set()
+    def wake(self) -> None:
+        """Run the timers now, because a batch of a handler with a timer is done."""
+        self._woken.set()
 
     def stop(self, within_seconds: float) -> None:
         """Stop after the current run, if it ends in time."""

@@ -88,7 +88,7 @@ def test_it_runs_at_once_when_a_batch_is_done(
     timers.add(timer)
     wait_until(lambda: len(runs) == 1, 10, "the first run")
 
-    timers.wake(timer)
+    timers.wake()
     wait_until(lambda: len(runs) == 2, 10, "the second run")
 
 
