@@ -107,11 +107,15 @@ class ShrinkLevel(NamedTuple):
     single: bool
 
 
+#: The shrink level of a message that has not failed.
+FULL_SIZE = ShrinkLevel(0, single=False)
+
+
 def shrink_level_of(delivery: Delivery) -> ShrinkLevel:
     """Return the shrink level of a delivery."""
     table = delivery.headers
     if not table:
-        return ShrinkLevel(0, single=False)
+        return FULL_SIZE
     # for a message that was not delivered before, the header was set by the sender
     deliveries = count_in(table, "x-delivery-count") if delivery.redelivered else 0
     if deliveries >= _SUSPECT_DELIVERIES or table.get(headers.SINGLE):
@@ -173,22 +177,25 @@ class LeadingEdge:
     Args:
         age_seconds: the age limit.
         always: whether every batch waits for the age limit after its first message.
+
+    Attributes:
+        running: number of batches that have started and not ended.
     """
 
     def __init__(self, age_seconds: float, *, always: bool = False) -> None:
         self._age_seconds = age_seconds
         self._always = always
-        self._running = 0
+        self.running = 0
         self._started_at = float("-inf")
 
     def started(self, now: float) -> None:
         """Note that a batch has started; ``now`` is monotonic seconds."""
-        self._running += 1
+        self.running += 1
         self._started_at = now
 
     def ended(self) -> None:
         """Note that a batch has ended."""
-        self._running -= 1
+        self.running -= 1
 
     def wait_seconds(self, now: float) -> float:
         """Return how long a batch that is opened now collects, unless it is full.
@@ -198,5 +205,5 @@ class LeadingEdge:
         If the previous batch runs longer than the age limit, this batch is due when the
         previous one ends.
         """
-        is_idle = not self._running and now - self._started_at >= self._age_seconds
+        is_idle = not self.running and now - self._started_at >= self._age_seconds
         return 0.0 if is_idle and not self._always else self._age_seconds

@@ -18,10 +18,10 @@ from meshtasks.amqp.queues import QueueSettings
 from meshtasks.amqp.receiving import Message
 from meshtasks.flows.contract import Handler
 from meshtasks.worker.batching import (
+    FULL_SIZE,
     Adapted,
     Buffer,
     LeadingEdge,
-    ShrinkLevel,
     adapt,
     shrink_level_of,
 )
@@ -62,6 +62,8 @@ class QueueConsumer:
             batches.
     """
 
+    _on_lost: Callable[[QueueConsumer, str], None]  # set when the channel is opened
+
     def __init__(
         self,
         handler: Handler,
@@ -77,7 +79,6 @@ class QueueConsumer:
         self.source = resolver.source or self.queue
         self.is_partition = self.source != self.queue
         self.is_leaving = False
-        self._running = 0
         self.is_urgent = self.queue.startswith("alerts.")
         self.settings = settings
         self.resolver = resolver
@@ -89,15 +90,10 @@ class QueueConsumer:
         self._on_full = on_full
         self._on_open = on_open
         self._on_dead = on_dead
-        self._buffers: dict[ShrinkLevel, Buffer] = {}
-        self._plain = self._buffers[ShrinkLevel(0, single=False)] = Buffer(
-            settings.batch, ShrinkLevel(0, single=False)
-        )
+        self._plain = Buffer(settings.batch, FULL_SIZE)
+        self._buffers = {FULL_SIZE: self._plain}
         self._watermark = AckWatermark(max_waiting=max(1, prefetch // 2))
         self._channel: Any = None
-        self._on_lost: Callable[[QueueConsumer, str], None] = (
-            lambda _consumer, _reason: None
-        )
         self._consumer_tag: str | None = None
         self._window = 0
         #: Maximum number of messages to hold; it depends on their size.
@@ -172,7 +168,7 @@ class QueueConsumer:
     @property
     def may_run(self) -> bool:
         """Whether a batch of this queue may run now."""
-        return not self.is_leaving and not (self.is_partition and self._running)
+        return not self.is_leaving and not (self.is_partition and self._edge.running)
 
     @property
     def gathered(self) -> int:
@@ -183,7 +179,6 @@ class QueueConsumer:
         """Close the channel. The broker delivers unacknowledged messages again, in
         order, to the next consumer."""
         self.alive = False
-        self._on_lost = lambda _consumer, _reason: None
         self._channel.close()
 
     def due_since(self) -> float | None:
@@ -230,12 +225,10 @@ class QueueConsumer:
 
     def batch_started(self, now: float) -> None:
         """Note that a batch of this queue was given to the pool."""
-        self._running += 1
         self._edge.started(now)
 
     def batch_ended(self, now: float) -> None:
         """Note that a batch ended; open batches that waited for it become due."""
-        self._running -= 1
         self._edge.ended()
         if not self.gathering_seconds(now):
             for buffer in self._buffers.values():

@@ -26,14 +26,7 @@ from meshtasks.config.settings import Settings
 from meshtasks.errors import InvalidMessage
 from meshtasks.flows.contract import Batch, Handler
 from meshtasks.flows.sinks import Sinks
-from meshtasks.outcome import (
-    DONE,
-    Dead,
-    Done,
-    Outcome,
-    Retry,
-    outcome_of,
-)
+from meshtasks.outcome import DONE, Dead, Done, Outcome, Retry, outcome_of
 from meshtasks.records.envelope import envelope_of
 from meshtasks.records.json_text import plain_body
 from meshtasks.text import described, masked
@@ -122,8 +115,16 @@ class BatchRunner:
             records, failures, empty, done = self._run(wires)
         seconds = time.perf_counter() - began
         return BatchResult(
-            *(len(wires), records, tuple(failures), seconds, tuple(calls), empty),
-            *(tuple(sinks.deferred), done, sinks.aside, tuple(sinks.seen)),
+            messages=len(wires),
+            records=records,
+            failures=tuple(failures),
+            seconds=seconds,
+            sink_calls=tuple(calls),
+            empty=empty,
+            deferred=tuple(sinks.deferred),
+            done=done,
+            aside=sinks.aside,
+            seen=tuple(sinks.seen),
         )
 
     def _run(self, wires: list[Wire]) -> tuple[int, list[Failure], int, int]:
