@@ -261,7 +261,7 @@ class TestReplay:
     def test_a_cause_of_which_a_few_fail_again_is_left_alone(
         self, mesh_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("meshtasks.amqp.replay._TRIAL_SECONDS", 300.0)
+        monkeypatch.setattr("meshtasks.amqp.failed_again._TRIAL_SECONDS", 300.0)
         others = [dead_letter(n, "another", queue=HUMIDITY) for n in range(100, 130)]
         add_dead_letters(mesh_url, [*map(dead_letter, range(60)), *others])
         topology = shipped_topology()
