@@ -11,7 +11,7 @@ its own excerpt.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import Annotated, Literal
@@ -27,8 +27,8 @@ from meshtasks.amqp.topology import ARCHIVE_EXCHANGE
 from meshtasks.config.loader import ConfigModel
 from meshtasks.config.settings import ConfigFile
 from meshtasks.records.envelope import Envelope
-from meshtasks.records.json_text import on_one_line
-from meshtasks.records.timestamps import utc_of
+from meshtasks.records.json_text import arrays_of, on_one_line
+from meshtasks.records.timestamps import rfc3339
 from meshtasks.text import without_surrogates
 
 #: The two halves of the archive; each has a queue.
@@ -182,28 +182,6 @@ def archive_messages(excerpts: Sequence[bytes], domain_kind: str) -> Iterator[Ou
         yield Outgoing(ARCHIVE_EXCHANGE, domain_kind, body, headers=table)
 
 
-def arrays_of(texts: Iterable[bytes], limit_bytes: int) -> Iterator[bytes]:
-    """Join JSON texts into arrays, in order, each up to a size in bytes. A larger text
-    has an array of its own."""
-    together: list[bytes] = []
-    size_bytes = 0
-    for text in texts:
-        if together and size_bytes + len(text) > limit_bytes:
-            yield b"[" + b",\n".join(together) + b"]"
-            together, size_bytes = [], 0
-        together.append(text)
-        size_bytes += len(text)
-    if together:
-        yield b"[" + b",\n".join(together) + b"]"
-
-
-def rfc3339(time: float) -> str:
-    """Epoch seconds as RFC 3339 in UTC, with milliseconds and ``Z``. For times outside
-    the calendar see :func:`~meshtasks.records.timestamps.utc_of`."""
-    second, milliseconds = divmod(round(time * 1000), 1000)
-    return f"{_rfc3339_second(second)}.{milliseconds:03d}Z"
-
-
 @lru_cache(maxsize=16_384)
 def _origin(exchange: str, routing_key: str) -> bytes:
     """The members ``exchange`` and ``routing_key``, cached for records of a device."""
@@ -212,11 +190,6 @@ def _origin(exchange: str, routing_key: str) -> bytes:
         f'"routing_key":{encode_basestring(without_surrogates(routing_key))}'
     )
     return text.encode()
-
-
-@lru_cache(maxsize=4_096)
-def _rfc3339_second(second: int) -> str:
-    return utc_of(second).isoformat()[:19]
 
 
 ARCHIVE = ConfigFile("archive.yaml", ArchivePolicy)

@@ -26,11 +26,10 @@ from meshtasks.amqp.publisher import Outgoing
 from meshtasks.amqp.topology import PENDING_TIMESERIES
 from meshtasks.errors import MeshError, SinkRejected, SinkUnavailable
 from meshtasks.flows.contract import Batch, Flow, handles
-from meshtasks.flows.excerpts import arrays_of
 from meshtasks.flows.sinks import PUBLISHER, TIMESERIES, Sinks
 from meshtasks.outcome import DONE, Dead, Outcome, outcome_of
 from meshtasks.records.envelope import Envelope
-from meshtasks.records.json_text import array_members, members_of
+from meshtasks.records.json_text import array_members, arrays_of, members_of
 from meshtasks.text import without_surrogates
 from meshtasks.timing import timing
 

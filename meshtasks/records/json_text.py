@@ -6,6 +6,7 @@ import json
 import math
 import re
 import zlib
+from collections.abc import Iterable, Iterator
 
 import msgspec
 from pydantic_core import from_json
@@ -330,3 +331,18 @@ def body_text(body: bytes) -> str:
         return json.dumps(value, ensure_ascii=False, indent=2)
     except (ValueError, RecursionError):  # also raised for numbers of 4,301 digits
         return body.decode("utf-8", "backslashreplace")
+
+
+def arrays_of(texts: Iterable[bytes], limit_bytes: int) -> Iterator[bytes]:
+    """Join JSON texts into arrays, in order, each up to a size in bytes. A larger text
+    has an array of its own."""
+    together: list[bytes] = []
+    size_bytes = 0
+    for text in texts:
+        if together and size_bytes + len(text) > limit_bytes:
+            yield b"[" + b",\n".join(together) + b"]"
+            together, size_bytes = [], 0
+        together.append(text)
+        size_bytes += len(text)
+    if together:
+        yield b"[" + b",\n".join(together) + b"]"

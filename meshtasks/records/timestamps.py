@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TypeGuard
 
 import msgspec
@@ -161,6 +162,18 @@ def utc_of(seconds: float) -> datetime:
     """
     placed = min(max(0.0, seconds), _END_SECONDS)  # NaN becomes 0
     return datetime.fromtimestamp(placed, UTC)
+
+
+def rfc3339(time: float) -> str:
+    """Epoch seconds as RFC 3339 in UTC, with milliseconds and ``Z``. For times outside
+    the calendar see :func:`utc_of`."""
+    second, milliseconds = divmod(round(time * 1000), 1000)
+    return f"{_rfc3339_second(second)}.{milliseconds:03d}Z"
+
+
+@lru_cache(maxsize=4_096)
+def _rfc3339_second(second: int) -> str:
+    return utc_of(second).isoformat()[:19]
 
 
 def epoch_seconds(stamp: object, now: float, name: str = "timestamp") -> float:

@@ -46,8 +46,9 @@ from meshtasks.flows.archive.reading import (
     parse_name,
     records_in,
 )
-from meshtasks.flows.excerpts import ARCHIVE, archive_line, rfc3339
+from meshtasks.flows.excerpts import ARCHIVE, archive_line
 from meshtasks.records.envelope import Envelope
+from meshtasks.records.timestamps import rfc3339
 
 #: Domain and UTC date; a day is repaired as a whole.
 Day = tuple[str, date]
@@ -193,11 +194,9 @@ class Repair:
                     self._files.forget(file.name)
                     faults.append(f"{file.name}: {fault}")
                     continue
-                with pq.ParquetFile(path) as parquet:
-                    for batch in parquet.iter_batches(_ROWS_AT_ONCE):
-                        for row in batch.to_pylist():
-                            if row["record_id"] not in held:
-                                yield _Row(file, partition.table, row)
+                for row in _rows_in(path):
+                    if row["record_id"] not in held:
+                        yield _Row(file, partition.table, row)
 
     def _entries(self, rows: Iterable[_Row]) -> Iterator[Entry]:
         """Yield the records of the rows; a metric has a row for each of its fields."""
@@ -300,6 +299,12 @@ class Repair:
         if not self._dry:
             self._store.put(f"{DAMAGED_PREFIX}{name}", data, metadata)
             self._store.delete(name)
+
+
+def _rows_in(path: str) -> Iterator[dict[str, Any]]:
+    with pq.ParquetFile(path) as parquet:
+        for batch in parquet.iter_batches(_ROWS_AT_ONCE):
+            yield from batch.to_pylist()
 
 
 class _Exchanges:

@@ -31,12 +31,16 @@ from meshtasks.flows.excerpts import (
     ArchiveClass,
     Excerpt,
     archive_line,
-    rfc3339,
 )
 from meshtasks.outcome import Dead
 from meshtasks.records.envelope import Envelope, record_id
 from meshtasks.records.json_text import first_not_json_number, members_of
-from meshtasks.records.timestamps import InvalidTimestamp, epoch_seconds, utc_of
+from meshtasks.records.timestamps import (
+    InvalidTimestamp,
+    epoch_seconds,
+    rfc3339,
+    utc_of,
+)
 
 SECONDS_PER_HOUR = 3600
 

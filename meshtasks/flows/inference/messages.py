@@ -19,7 +19,6 @@ from typing_extensions import TypedDict
 
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.errors import InvalidMessage, SchemaMismatch, SinkRejected
-from meshtasks.flows.excerpts import rfc3339
 from meshtasks.flows.inference.tensors import (
     Inference,
     JsonTensor,
@@ -28,7 +27,7 @@ from meshtasks.flows.inference.tensors import (
 )
 from meshtasks.records.envelope import Envelope, record_id
 from meshtasks.records.models import Number, explain
-from meshtasks.records.timestamps import moment_of
+from meshtasks.records.timestamps import moment_of, rfc3339
 from meshtasks.text import without_surrogates
 
 AI_EXCHANGE = "ai"

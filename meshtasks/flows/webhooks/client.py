@@ -36,12 +36,12 @@ from urllib3.exceptions import (
 from meshtasks.config.settings import Settings
 from meshtasks.errors import SinkRejected, SinkUnavailable, Transient
 from meshtasks.flows.circuit import Circuit, State
-from meshtasks.flows.excerpts import rfc3339
 from meshtasks.flows.sinks import SinkKey
 from meshtasks.flows.webhooks.config import Webhook, Workflow
 from meshtasks.http import Answer, pool_manager, request
 from meshtasks.outcome import DONE, Outcome
 from meshtasks.records.envelope import Envelope
+from meshtasks.records.timestamps import rfc3339
 from meshtasks.text import ends, without_surrogates
 from meshtasks.timing import timing
 
@@ -313,10 +313,9 @@ class Webhooks:
         except HTTPError as error:
             if at_n8n:
                 self._check_n8n(_HEALTH_PATH)
+            message = f"{name} cannot be used: {error}"
             if isinstance(error, ReadTimeoutError):
                 message = f"{name} did not answer within {webhook.timeout_seconds:g} s"
-                raise WebhookBusy(message) from error
-            message = f"{name} cannot be used: {error}"
             raise WebhookBusy(message) from error
         text = " ".join(answer.text.split())
         if at_n8n:
