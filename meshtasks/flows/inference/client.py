@@ -169,12 +169,8 @@ def run_model(
             replies.add(index, requests[index].origin, result)
         elif result is not None:
             replies.refuse(index, requests[index].origin, result)
-        elif run.fault is None:
-            outcomes[index] = _OUT_OF_TIME
-        elif isinstance(run.fault, SinkUnavailable) and number not in run.tried:
-            outcomes[index] = not_tried(run.fault)
-        else:  # a model that fails does so for every request
-            outcomes[index] = outcome_of(run.fault)
+        else:
+            outcomes[index] = _without_result(run.fault, tried=number in run.tried)
     replies.publish()
     crashed = isinstance(run.fault, ModelCrashed)
     # Success is recorded once a minute: when the model's description was read again.
@@ -182,6 +178,15 @@ def run_model(
         now = time.time()
         give_alerts([_health(spec.name, crashed=crashed, now=now)], sinks)
     return run.fault
+
+
+def _without_result(fault: Transient | None, *, tried: bool) -> Outcome:
+    """Return the outcome of a request that has no result."""
+    if fault is None:
+        return _OUT_OF_TIME
+    if isinstance(fault, SinkUnavailable) and not tried:
+        return not_tried(fault)
+    return outcome_of(fault)  # a model that fails does so for every request
 
 
 def _inputs(

@@ -51,7 +51,7 @@ from meshtasks.flows.webhooks.client import (
     WorkflowRun,
     requests_of,
 )
-from meshtasks.flows.webhooks.config import WORKFLOWS
+from meshtasks.flows.webhooks.config import WORKFLOWS, Workflow
 from meshtasks.outcome import DONE, Dead, Outcome, Retry, not_tried, outcome_of
 from meshtasks.records.envelope import Envelope, sensor_of_key
 from meshtasks.records.kinds import KINDS
@@ -188,9 +188,7 @@ def run_workflows(batch: Batch[R], events: HomeEvents, sinks: Sinks) -> list[Out
     try:
         _omit_taken(runs, sinks)
         if requests := requests_of(runs):
-            caller = _Caller(sinks[WEBHOOK])
-            for request in requests:
-                caller.make(request)
+            _Caller(sinks[WEBHOOK]).make(requests)
         for run in runs:
             outcomes[run.event.index] = combined(run.calls.values())
         done = {
@@ -215,25 +213,27 @@ class _Caller:
         self._deadline = time.monotonic() + BATCH_SECONDS
         self._n8n_unavailable: Outcome | None = None
 
-    def make(self, request: WebhookRequest) -> None:
-        """Make a request, unless it cannot succeed, and record its outcome."""
-        workflow = request.workflow
-        outcome: Outcome
-        if self._n8n_unavailable and self._webhooks.is_at_n8n(workflow.webhook):
-            outcome = self._n8n_unavailable
-        elif time.monotonic() > self._deadline:
-            reason = f"not called: its batch took longer than {BATCH_SECONDS:g} s"
-            outcome = Retry(f'workflow "{workflow.name}" {reason}', tried=False)
-        else:
+    def make(self, requests: Iterable[WebhookRequest]) -> None:
+        """Make requests, except those that cannot succeed, and record their outcomes.
+        A request whose data is rejected is made again in halves."""
+        for request in requests:
             try:
-                outcome = self._call(request)
+                outcome = self._not_called(request.workflow) or self._call(request)
             except WebhookRefused as error:
                 if error.of_data and len(request.runs) > 1:
-                    for half in request.halves():
-                        self.make(half)
-                    return
+                    self.make(request.halves())
+                    continue
                 outcome = outcome_of(error)
-        request.resolve(outcome)
+            request.resolve(outcome)
+
+    def _not_called(self, workflow: Workflow) -> Outcome | None:
+        """Return the outcome of a call that cannot succeed now, or None."""
+        if self._n8n_unavailable and self._webhooks.is_at_n8n(workflow.webhook):
+            return self._n8n_unavailable
+        if time.monotonic() > self._deadline:
+            reason = f"not called: its batch took longer than {BATCH_SECONDS:g} s"
+            return Retry(f'workflow "{workflow.name}" {reason}', tried=False)
+        return None
 
     def _call(self, request: WebhookRequest) -> Outcome:
         try:
