@@ -19,15 +19,15 @@ from meshtasks.config.durations import seconds_of, span_text
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import SinkRejected
 from meshtasks.flows.alerts.config import ALERTS, local_time, parse_matcher
-from meshtasks.flows.alerts.handler import NOTIFIER
-from meshtasks.flows.alerts.rendering import Notification
-from meshtasks.flows.alerts.service import (
-    ALERT_STATE,
+from meshtasks.flows.alerts.current import (
     CurrentAlert,
     current_alerts,
     route_line,
     routes_notified,
 )
+from meshtasks.flows.alerts.handler import NOTIFIER
+from meshtasks.flows.alerts.rendering import Notification
+from meshtasks.flows.alerts.service import ALERT_STATE
 from meshtasks.flows.alerts.state import (
     AlertEvent,
     AlertState,

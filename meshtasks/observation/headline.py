@@ -12,7 +12,8 @@ from meshtasks.amqp.topology import PENDING_TIMESERIES, TOPOLOGY
 from meshtasks.config.durations import span_text
 from meshtasks.config.settings import Settings
 from meshtasks.flows.alerts.config import ALERTS
-from meshtasks.flows.alerts.service import ALERT_STATE, CurrentAlert, current_alerts
+from meshtasks.flows.alerts.current import CurrentAlert, current_alerts
+from meshtasks.flows.alerts.service import ALERT_STATE
 from meshtasks.flows.sinks import Sinks
 from meshtasks.observation.causes import REFUSALS
 from meshtasks.observation.collect import Snapshot, WorkerAnswer

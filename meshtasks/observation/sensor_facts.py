@@ -14,7 +14,8 @@ from meshtasks.amqp.topology import TOPOLOGY
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError, Transient
 from meshtasks.flows.alerts.config import ALERTS
-from meshtasks.flows.alerts.service import ALERT_STATE, CurrentAlert, current_alerts
+from meshtasks.flows.alerts.current import CurrentAlert, current_alerts
+from meshtasks.flows.alerts.service import ALERT_STATE
 from meshtasks.flows.alerts.state import Silence
 from meshtasks.flows.sinks import Sinks
 from meshtasks.observation.collect import WorkerAnswer, ask_workers

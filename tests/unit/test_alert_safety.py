@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from meshtasks.cli.alerts import history_lines, table
 from meshtasks.errors import InvalidMessage
 from meshtasks.flows.alerts.config import ALERTS
-from meshtasks.flows.alerts.service import AlertUpdate, current_alerts
+from meshtasks.flows.alerts.current import current_alerts
+from meshtasks.flows.alerts.service import AlertUpdate
 from meshtasks.flows.alerts.state import Silence
 from meshtasks.records.alert import Alert, misplaced
 from meshtasks.records.envelope import Envelope

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from meshtasks.flows.alerts.config import Flapping
-from meshtasks.flows.alerts.service import Episode, episodes
+from meshtasks.flows.alerts.current import Episode, episodes
 from meshtasks.flows.alerts.state import AlertState, timed_out, update
 from tests.support.alerting import NOW, alert
 

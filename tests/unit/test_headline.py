@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshtasks.flows.alerts.service import CurrentAlert
+from meshtasks.flows.alerts.current import CurrentAlert
 from meshtasks.flows.alerts.state import update
 from meshtasks.observation.collect import QueueState, Snapshot, WorkerAnswer
 from meshtasks.observation.headline import aside, headline, ledger_of, ledger_sentence

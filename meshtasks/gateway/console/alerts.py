@@ -15,7 +15,7 @@ from nicegui import ui
 from meshtasks.config.durations import seconds_of, span_text
 from meshtasks.errors import MeshError
 from meshtasks.flows.alerts.config import ALERTS, Matcher, parse_matcher
-from meshtasks.flows.alerts.service import CurrentAlert, episodes, route_line
+from meshtasks.flows.alerts.current import CurrentAlert, episodes, route_line
 from meshtasks.flows.alerts.state import AlertEvent, AlertState, Silence
 from meshtasks.flows.alerts.store import AlertTables
 from meshtasks.gateway.console.frame import (

@@ -13,7 +13,7 @@ from itertools import count, groupby
 from typing import NamedTuple
 from urllib.parse import quote
 
-from meshtasks.flows.alerts.service import CurrentAlert
+from meshtasks.flows.alerts.current import CurrentAlert
 from meshtasks.gateway.console import SENSOR
 from meshtasks.gateway.console.frame import text
 from meshtasks.gateway.console.watch import MeshWatch

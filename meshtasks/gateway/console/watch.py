@@ -20,12 +20,8 @@ from meshtasks.config.extras import require
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError, MeshError, Transient
 from meshtasks.flows.alerts.config import ALERTS
-from meshtasks.flows.alerts.service import (
-    ALERT_STATE,
-    CurrentAlert,
-    current_alerts,
-    routes_notified,
-)
+from meshtasks.flows.alerts.current import CurrentAlert, current_alerts, routes_notified
+from meshtasks.flows.alerts.service import ALERT_STATE
 from meshtasks.flows.alerts.state import AlertEvent, NotificationState, Silence
 from meshtasks.flows.alerts.store import AlertTables
 from meshtasks.flows.archive.objects import open_store
