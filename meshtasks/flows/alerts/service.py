@@ -309,22 +309,27 @@ def _open_group(tables: AlertTables, key: GroupKey, free_tags: list[str]) -> Non
 
 
 def _watch_clock(tables: AlertTables, now: float) -> None:
-    """If the clock was set back, limit all stored times to the present: a notification
-    with a future time would delay the next one."""
+    """If the clock was set back, limit all stored times to the present."""
     recorded = tables.note(_CLOCK)
     if recorded is None or now < float(recorded):
-        for alert in tables.alerts():
-            tables.put_alert(alert.clamped(now))
-        for group in tables.groups():
-            for alert, notified in tables.members(group.id):
-                if notified.at > now:
-                    right = replace(notified, at=now)
-                    tables.put_member(group.id, alert.fingerprint, right)
-            tables.put_group(group.clamped(now), wake_at=now)
-        for silence in tables.silences():
-            tables.put_silence(silence.shifted(now))
-        tables.clamp_receipts(now)
+        _clamp(tables, now)
     tables.change_note(_CLOCK, _clock_note(now))
+
+
+def _clamp(tables: AlertTables, now: float) -> None:
+    """Limit all stored times to the present: a notification with a future time would
+    delay the next one."""
+    for alert in tables.alerts():
+        tables.put_alert(alert.clamped(now))
+    for group in tables.groups():
+        for alert, notified in tables.members(group.id):
+            if notified.at > now:
+                right = replace(notified, at=now)
+                tables.put_member(group.id, alert.fingerprint, right)
+        tables.put_group(group.clamped(now), wake_at=now)
+    for silence in tables.silences():
+        tables.put_silence(silence.shifted(now))
+    tables.clamp_receipts(now)
 
 
 def _clock_note(now: float) -> str:

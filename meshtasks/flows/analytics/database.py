@@ -239,19 +239,15 @@ def opened(
             for view in VIEWS
             if re.search(rf"\b{view.name}\b", sql, re.IGNORECASE)
         }
+        paths = [path for found in files.values() for path in found]
         try:
             for view in VIEWS:
                 select = view.select(files.get(view, []))
                 database.execute(f"CREATE VIEW {view.name} AS {select}")
-            _lock_up(database, [path for paths in files.values() for path in paths])
+            _lock_up(database, paths)
             yield database
         except (duckdb.Error, QueryFailed) as error:
-            faults = {
-                path: fault
-                for paths in files.values()
-                for path in paths
-                if (fault := _fault_in(Path(path)))
-            }
+            faults = {path: fault for path in paths if (fault := _fault_in(Path(path)))}
             if faults:
                 raise DamagedFiles(faults) from error
             raise

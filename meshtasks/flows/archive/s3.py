@@ -7,6 +7,7 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Self
 from xml.etree.ElementTree import ParseError
@@ -151,43 +152,29 @@ class S3Store(ObjectStore):
             variable = f"MESH_MINIO_{missing}_KEY"
             expected = "the key for the bucket of MESH_ARCHIVE_URL; it is not set"
             raise ConfigError("environment", variable, expected)
+        _check_address(endpoint, bucket)
         self._bucket = bucket
         #: Size of an object for which there was no room; see FileStore.
         self._lacking_bytes = 0
         self._endpoint = endpoint
         self._secure = secure
-        found = _ENDPOINT.fullmatch(endpoint)
-        if not found or not 0 < int(found["port"] or 9000) <= HIGHEST_PORT:
-            expected = (
-                f"host:port, not {endpoint!r}; http:// or https:// is what "
-                "MESH_MINIO_SECURE says"
-            )
-            raise ConfigError("environment", "MESH_MINIO_ENDPOINT", expected)
         self._http = pool_manager(
             maxsize=_CONNECTIONS, timeout=_TIMEOUT, retries=_RETRY
         )
-        try:
-            check_bucket_name(bucket, strict=True)
-        except ValueError as error:
-            expected = f"s3:// and the name of a bucket alone ({error})"
-            raise ConfigError("environment", "MESH_ARCHIVE_URL", expected) from error
         self._probe_http = pool_manager(
             maxsize=1, timeout=_PROBE_TIMEOUT, retries=_RETRY
         )
-
-        def client(http: urllib3.PoolManager) -> Minio:
-            return Minio(
-                endpoint,
-                access_key=access_key,
-                secret_key=secret_key,
-                secure=secure,
-                region=region,
-                http_client=http,
-            )
-
+        client = partial(
+            Minio,
+            endpoint,
+            access_key=access_key,
+            secret_key=secret_key,
+            secure=secure,
+            region=region,
+        )
         try:
-            self._client = client(self._http)
-            self._probe_client = client(self._probe_http)
+            self._client = client(http_client=self._http)
+            self._probe_client = client(http_client=self._probe_http)
         except ValueError as error:
             expected = f"host:port, not {endpoint!r} ({error})"
             raise ConfigError("environment", "MESH_MINIO_ENDPOINT", expected) from error
@@ -349,6 +336,26 @@ class S3Store(ObjectStore):
     ) -> SinkUnavailable:
         message = f"S3 at {self._endpoint}, bucket {self._bucket!r}: {fault} ({advice})"
         return SinkUnavailable(SINK, message, retry_after_seconds)
+
+
+def _check_address(endpoint: str, bucket: str) -> None:
+    """Check the form of an endpoint and the name of a bucket.
+
+    Raises:
+        ConfigError: one of them is invalid; names its variable.
+    """
+    found = _ENDPOINT.fullmatch(endpoint)
+    if not found or not 0 < int(found["port"] or 9000) <= HIGHEST_PORT:
+        expected = (
+            f"host:port, not {endpoint!r}; http:// or https:// is what "
+            "MESH_MINIO_SECURE says"
+        )
+        raise ConfigError("environment", "MESH_MINIO_ENDPOINT", expected)
+    try:
+        check_bucket_name(bucket, strict=True)
+    except ValueError as error:
+        expected = f"s3:// and the name of a bucket alone ({error})"
+        raise ConfigError("environment", "MESH_ARCHIVE_URL", expected) from error
 
 
 def _has_no_room(error: S3Error) -> bool:
