@@ -75,6 +75,11 @@ PROGRAMMING_ERRORS = (
 )
 
 
+def dead_of(error: InvalidMessage) -> Dead:
+    """The outcome of a record that is invalid."""
+    return Dead(str(error), type(error).__name__)
+
+
 def outcome_of(error: BaseException) -> Retry | Dead:
     """The outcome of a record whose handling raised this exception.
 

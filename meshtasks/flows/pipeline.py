@@ -27,7 +27,7 @@ from meshtasks.flows.sensor_activity import (
     of_readings,
 )
 from meshtasks.flows.sinks import PUBLISHER, RULE_STATE, TIMESERIES, Sinks
-from meshtasks.outcome import DONE, Dead, Outcome, outcome_of, retry_of
+from meshtasks.outcome import DONE, Dead, Outcome, dead_of, outcome_of, retry_of
 from meshtasks.records.envelope import Envelope, record_id
 from meshtasks.records.json_text import members_of
 from meshtasks.records.models import Metric
@@ -112,7 +112,7 @@ def metric_points(
             if time < envelope.received_at - oldest_seconds and not envelope.may_be_old:
                 raise too_old(time, envelope, oldest_seconds)
         except InvalidMessage as error:
-            result.dead[index] = Dead(str(error), type(error).__name__)
+            result.dead[index] = dead_of(error)
             continue
         result.indices.append(index)
         result.times.append(time)

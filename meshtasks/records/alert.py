@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
-from meshtasks.outcome import Dead
+from meshtasks.outcome import Dead, dead_of
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.timestamps import InvalidTimestamp, epoch_seconds
 
@@ -98,5 +98,5 @@ def misplaced(
         try:
             epoch_seconds(alert.starts_at, envelope.received_at, "starts_at")
         except InvalidTimestamp as error:
-            dead[index] = Dead(str(error), type(error).__name__)
+            dead[index] = dead_of(error)
     return dead

@@ -18,7 +18,7 @@ from meshtasks.errors import (
     told,
 )
 from meshtasks.flows.contract import Handler
-from meshtasks.outcome import Dead
+from meshtasks.outcome import Dead, dead_of
 from meshtasks.records.json_text import (
     DEPTH_LIMIT,
     array_members,
@@ -253,7 +253,7 @@ class Decoder:
             try:
                 records.append(self.decode_object(member))
             except InvalidMessage as error:
-                bad.append(BadMember(index, Dead(str(error), type(error).__name__)))
+                bad.append(BadMember(index, dead_of(error)))
             else:
                 indexes.append(index)
         return Decoded(records, indexes, bad)

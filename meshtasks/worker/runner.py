@@ -26,7 +26,7 @@ from meshtasks.config.settings import Settings
 from meshtasks.errors import InvalidMessage
 from meshtasks.flows.contract import Batch, Handler
 from meshtasks.flows.sinks import Sinks
-from meshtasks.outcome import DONE, Dead, Done, Outcome, Retry, outcome_of
+from meshtasks.outcome import DONE, Dead, Done, Outcome, Retry, dead_of, outcome_of
 from meshtasks.records.envelope import envelope_of
 from meshtasks.records.json_text import plain_body
 from meshtasks.text import described, masked
@@ -169,8 +169,7 @@ class BatchRunner:
                 else:
                     decoded = self._decode_other(wires, position)
             except InvalidMessage as error:
-                dead = Dead(str(error), type(error).__name__)
-                read.failures.append(Failure(position, dead))
+                read.failures.append(Failure(position, dead_of(error)))
                 continue
             envelope = envelope_of(wires[position], queue)  # noqa: PLR1736 - plain by now
             empty += decoded is _NOTHING

@@ -71,7 +71,7 @@ from meshtasks.flows.inference.messages import (
 from meshtasks.flows.inference.tensors import JsonTensor, tensor_of
 from meshtasks.flows.pipeline import Transformed, metric_points, store_points
 from meshtasks.flows.sinks import PUBLISHER, RULE_STATE, TIMESERIES, Sinks
-from meshtasks.outcome import Dead, Outcome, not_tried
+from meshtasks.outcome import Dead, Outcome, dead_of, not_tried
 from meshtasks.records.envelope import Envelope
 from meshtasks.records.json_text import objects_one_a_line
 from meshtasks.records.models import Metric
@@ -164,7 +164,7 @@ def _dead_requests(
         try:
             request_of(record, envelope)
         except InvalidMessage as error:
-            dead[index] = Dead(str(error), type(error).__name__)
+            dead[index] = dead_of(error)
     return dead
 
 
@@ -273,7 +273,7 @@ def result_points(
         try:
             found = _metrics(result, book.models.get(result["model"], ModelSteps()))
         except InvalidMessage as error:
-            dead[index] = Dead(str(error), type(error).__name__)
+            dead[index] = dead_of(error)
             continue
         metrics += found
         indices += [index] * len(found)

@@ -29,7 +29,7 @@ from meshtasks.flows.diagnosis import Detail, Doubt, rule_details, rule_doubts
 from meshtasks.flows.excerpts import ARCHIVE
 from meshtasks.flows.pipeline import Transformed, store_points
 from meshtasks.flows.sinks import RULE_STATE, TIMESERIES, Sinks
-from meshtasks.outcome import Dead, Outcome
+from meshtasks.outcome import Dead, Outcome, dead_of
 from meshtasks.records.envelope import Envelope, sensor_of_key
 from meshtasks.records.kinds import KINDS, QUANTITIES
 from meshtasks.records.models import Reading, SensorReading
@@ -168,7 +168,7 @@ def transform(  # noqa: C901 - the hot path, in which each call costs 0.1 µs
                 if time < earliest:
                     raise too_old(time, envelope, oldest_seconds)
         except InvalidMessage as error:
-            dead[index] = Dead(str(error), type(error).__name__)
+            dead[index] = dead_of(error)
             continue
         times.append(time)
         starts.append(start)

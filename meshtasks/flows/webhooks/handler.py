@@ -52,7 +52,7 @@ from meshtasks.flows.webhooks.client import (
     requests_of,
 )
 from meshtasks.flows.webhooks.config import WORKFLOWS, Workflow
-from meshtasks.outcome import DONE, Dead, Outcome, Retry, not_tried, outcome_of
+from meshtasks.outcome import DONE, Dead, Outcome, Retry, dead_of, not_tried, outcome_of
 from meshtasks.records.envelope import Envelope, sensor_of_key
 from meshtasks.records.kinds import KINDS
 from meshtasks.records.models import AutomationTrigger, Motion, StateChange
@@ -112,7 +112,7 @@ def read_events(
             if time < envelope.received_at - oldest_seconds and not envelope.may_be_old:
                 raise too_old(time, envelope, oldest_seconds)
         except InvalidMessage as error:
-            events.dead[index] = Dead(str(error), type(error).__name__)
+            events.dead[index] = dead_of(error)
         else:
             events.good.append(HomeEvent(index, time, seen))
     return events
