@@ -19,21 +19,25 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 from meshtasks.amqp import headers
+from meshtasks.amqp.content import short_text
 from meshtasks.amqp.pyamqp_internals import PROPERTY_TYPES, dumps
 from meshtasks.text import clip
 
 _CLASS_BASIC, _METHOD_PUBLISH = 60, 40
-_TYPE_METHOD, _TYPE_HEADER, _TYPE_BODY = 1, 2, 3
+#: Types of frames.
+METHOD, CONTENT_HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 _MANDATORY = 1
-_END = b"\xce"
+#: Last octet of a frame.
+FRAME_END = 0xCE
+_END = bytes([FRAME_END])
 
 #: Type, channel and size of a frame.
-_FRAME = Struct(">BHI")
+FRAME = Struct(">BHI")
 #: Class, method and a reserved word.
 _PUBLISH = Struct(">HHH")
 #: Type, channel and size of a content header's frame; class, weight, size of the body.
-_HEADER = Struct(">BHIHHQ")
-_HEADER_BYTES = _HEADER.size - _FRAME.size
+HEADER_FRAME = Struct(">BHIHHQ")
+_HEADER_BYTES = HEADER_FRAME.size - FRAME.size
 _FLAGS = Struct(">H")
 #: Length of the message id.
 _LENGTH = Struct(">B")
@@ -42,7 +46,7 @@ _TIMESTAMP = Struct(">Q")
 _SIZE = Struct(">I")
 
 #: Bytes of a frame besides its payload.
-_FRAME_OVERHEAD_BYTES = _FRAME.size + len(_END)
+FRAME_OVERHEAD_BYTES = FRAME.size + len(_END)
 
 
 class Outgoing(NamedTuple):
@@ -83,12 +87,12 @@ def publish_frames(message: Outgoing, channel_id: int, frame_max: int) -> bytes:
     """
     body = message.body
     properties = _encoded_properties(message)
-    if (size := _HEADER.size + len(properties) + len(_END)) > frame_max:
+    if (size := HEADER_FRAME.size + len(properties) + len(_END)) > frame_max:
         reason = f"the content header has {size} bytes; a frame, {frame_max}"
         raise ValueError(reason)
     method = _method_frame(message.exchange, message.routing_key, channel_id)
-    header = _HEADER.pack(
-        _TYPE_HEADER,
+    header = HEADER_FRAME.pack(
+        CONTENT_HEADER,
         channel_id,
         _HEADER_BYTES + len(properties),
         _CLASS_BASIC,
@@ -96,10 +100,10 @@ def publish_frames(message: Outgoing, channel_id: int, frame_max: int) -> bytes:
         len(body),
     )
     frames = method + header + properties + _END
-    most = frame_max - _FRAME_OVERHEAD_BYTES
+    most = frame_max - FRAME_OVERHEAD_BYTES
     for start in range(0, len(body), most):
         part = body[start : start + most]
-        frames += _FRAME.pack(_TYPE_BODY, channel_id, len(part)) + part + _END
+        frames += FRAME.pack(BODY, channel_id, len(part)) + part + _END
     return frames
 
 
@@ -108,7 +112,7 @@ def _method_frame(exchange: str, routing_key: str, channel_id: int) -> bytes:
     payload: bytes = _PUBLISH.pack(_CLASS_BASIC, _METHOD_PUBLISH, 0) + dumps(
         "sso", (exchange, routing_key, _MANDATORY)
     )
-    return _FRAME.pack(_TYPE_METHOD, channel_id, len(payload)) + payload + _END
+    return FRAME.pack(METHOD, channel_id, len(payload)) + payload + _END
 
 
 def _encoded(**values: Any) -> bytes:
@@ -173,7 +177,7 @@ def _encoded_properties(message: Outgoing) -> bytes:
     return _encoded(**values)
 
 
-_SHORT_TEXT_BYTES = 255
+_LARGEST_OCTET = 255
 _LARGEST_TIMESTAMP = 2**64 - 1
 #: Room for the header that names omitted headers, and longest text in place of a value
 #: that cannot be encoded.
@@ -201,7 +205,7 @@ def fitted(message: Outgoing, frame_max: int) -> Outgoing:
         headers={},
         properties=_usable_properties(message.properties or {}),
     )
-    taken = _HEADER.size + len(_encoded_properties(bare)) + len(_END)
+    taken = HEADER_FRAME.size + len(_encoded_properties(bare)) + len(_END)
     room = int(frame_max - taken - _NOTE_CHARS - _TABLE_OVERHEAD_BYTES)
     sizes: list[tuple[bool, int, str, object]] = []
     for name, sent in (message.headers or {}).items():
@@ -229,7 +233,7 @@ def _usable_properties(sent: Mapping[str, Any]) -> dict[str, Any]:
         match _KINDS.get(name), value:
             case "s", str():
                 found[name] = _short(value)
-            case "o", int() if 0 <= value <= _SHORT_TEXT_BYTES:
+            case "o", int() if 0 <= value <= _LARGEST_OCTET:
                 found[name] = value
             case "L", int() | float() | datetime():
                 if (seconds := _whole_seconds(value)) is not None:
@@ -253,8 +257,7 @@ def _whole_seconds(value: float | datetime | None) -> int | None:
 
 def _short(text: str) -> str:
     """The beginning of a text that fits into a short string."""
-    encoded = text.encode("utf-8", "backslashreplace")
-    return encoded[:_SHORT_TEXT_BYTES].decode(errors="ignore")
+    return short_text(text.encode(errors="backslashreplace"))
 
 
 def _encodable(name: str, value: object) -> tuple[object, int]:

@@ -26,6 +26,16 @@ from kombu.transport import pyamqp
 from typing_extensions import override
 
 from meshtasks.amqp.content import Properties, short_text
+from meshtasks.amqp.frames import (
+    BODY,
+    CONTENT_HEADER,
+    FRAME,
+    FRAME_END,
+    FRAME_OVERHEAD_BYTES,
+    HEADER_FRAME,
+    HEARTBEAT,
+    METHOD,
+)
 from meshtasks.amqp.pyamqp_internals import (
     BaseConnection,
     callback_of,
@@ -34,14 +44,8 @@ from meshtasks.amqp.pyamqp_internals import (
     spec,
 )
 
-_METHOD, _CONTENT_HEADER, _BODY, _HEARTBEAT = 1, 2, 3, 8
-_END = 0xCE
-#: Type, channel and size of a frame.
-_FRAME = Struct(">BHI")
-#: Type, channel and size of a content header's frame; class, weight, size of the body.
-_HEADER_FRAME = Struct(">BHIHHQ")
+#: Class and weight of a content header; size of the body.
 _HEADER = Struct(">HHQ")
-_FRAME_OVERHEAD_BYTES = _FRAME.size + 1
 _METHOD_ID = Struct(">HH")
 _DELIVERY_TAG = Struct(">Q?")
 
@@ -135,10 +139,10 @@ class _Arriving:
             ValueError: a frame of another type is due, or the frame is too long.
             struct.error: the frame is too short.
         """
-        if kind == _CONTENT_HEADER and self._properties is None:
+        if kind == CONTENT_HEADER and self._properties is None:
             _, _, self._missing_bytes = _HEADER.unpack_from(payload)
             self._properties = Properties(payload[_HEADER.size :])
-        elif kind == _BODY and self._properties is not None:
+        elif kind == BODY and self._properties is not None:
             self._missing_bytes -= len(payload)
             self._parts.append(payload)
         else:
@@ -220,19 +224,19 @@ class ReceivingConnection(BaseConnection):
         dispatched = 0
         while dispatched < most:
             received, offset = self._received, self._offset
-            if offset + _FRAME_OVERHEAD_BYTES > len(received):
+            if offset + FRAME_OVERHEAD_BYTES > len(received):
                 break
-            kind, channel_id, size = _FRAME.unpack_from(received, offset)
-            start = offset + _FRAME.size
+            kind, channel_id, size = FRAME.unpack_from(received, offset)
+            start = offset + FRAME.size
             end = start + size
             if size > self.frame_max:
                 self._give_up(f"a frame of {size} bytes")
             if end >= len(received):
                 break
-            if received[end] != _END:
+            if received[end] != FRAME_END:
                 self._give_up("a frame without an end")
             if (
-                kind == _METHOD
+                kind == METHOD
                 and received.startswith(_DELIVER, start)
                 and self._deliver(channel_id, start, end)
             ):
@@ -255,28 +259,31 @@ class ReceivingConnection(BaseConnection):
         """
         received = self._received
         head = end + 1
-        if head + _HEADER_FRAME.size > len(received):
+        if head + HEADER_FRAME.size > len(received):
             return False
-        kind, header_channel, size, _, _, body_size = _HEADER_FRAME.unpack_from(
+        kind, header_channel, size, _, _, body_size = HEADER_FRAME.unpack_from(
             received, head
         )
-        header_end = head + _FRAME.size + size
-        after = header_end + 1 + (body_size + _FRAME_OVERHEAD_BYTES if body_size else 0)
+        header_end = head + FRAME.size + size
+        after = header_end + 1 + (body_size + FRAME_OVERHEAD_BYTES if body_size else 0)
         if (
             after > len(received)
-            or kind != _CONTENT_HEADER
+            or kind != CONTENT_HEADER
             or header_channel != channel_id
             or size < _HEADER.size
-            or received[header_end] != _END
+            or received[header_end] != FRAME_END
             or channel_id in self._arriving
         ):
             return False
         body = b""
         if body_size:
-            frame = _FRAME.unpack_from(received, header_end + 1)
-            if frame != (_BODY, channel_id, body_size) or received[after - 1] != _END:
+            frame = FRAME.unpack_from(received, header_end + 1)
+            if (
+                frame != (BODY, channel_id, body_size)
+                or received[after - 1] != FRAME_END
+            ):
                 return False
-            body = received[header_end + _FRAME_OVERHEAD_BYTES : after - 1]
+            body = received[header_end + FRAME_OVERHEAD_BYTES : after - 1]
         tag_start = start + 5
         tag_end = tag_start + received[start + 4]
         if tag_end + 9 >= end:
@@ -295,7 +302,7 @@ class ReceivingConnection(BaseConnection):
         if route is None:
             route = self._route(encoded_route)
         self._offset = after
-        properties = Properties(received[head + _HEADER_FRAME.size : header_end])
+        properties = Properties(received[head + HEADER_FRAME.size : header_end])
         callback(
             Message(
                 body,
@@ -325,16 +332,16 @@ class ReceivingConnection(BaseConnection):
         0."""
         message = None
         arriving = self._arriving.get(channel_id)
-        if arriving is None and kind not in {_METHOD, _HEARTBEAT}:
+        if arriving is None and kind not in {METHOD, HEARTBEAT}:
             self._give_up(f"a frame of type {kind}, and no message had begun")
         try:
-            if arriving is not None and kind != _HEARTBEAT:
+            if arriving is not None and kind != HEARTBEAT:
                 message = arriving.take(kind, payload)
                 if message is None:
                     return 0
                 del self._arriving[channel_id]
                 payload = arriving.method
-            elif kind == _METHOD:
+            elif kind == METHOD:
                 method = _METHOD_ID.unpack_from(payload)
                 if method in _CONTENT_METHODS:
                     payload = _readable(method, payload)
@@ -357,7 +364,7 @@ class ReceivingConnection(BaseConnection):
             return self.dispatch_frame(kind, channel_id, payload)
         except Exception as fault:
             # Is the frame invalid, or did the callback raise?
-            if kind == _METHOD and not self.is_readable(channel_id, payload):
+            if kind == METHOD and not self.is_readable(channel_id, payload):
                 self._give_up(f"a method that cannot be read ({fault!r})", fault)
             raise
 
