@@ -8,16 +8,15 @@ sensor at one location, or one field of a metric with its tags.
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
+from string import Formatter
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, model_validator
 from typing_extensions import override
 
 from meshtasks.amqp.entities import topic_matches
@@ -33,12 +32,50 @@ from meshtasks.rules.detection import (
     RuleState,
     Run,
     Series,
-    Tags,
-    Template,
     Usual,
     watch_band,
     watch_past,
 )
+
+
+class Tags(dict[str, str]):
+    """Tags for templates; a missing tag is an empty text."""
+
+    def __missing__(self, name: str) -> str:
+        return ""
+
+
+_SAMPLE_TEXT = {
+    "rule": "name",
+    "kind": "temperature",
+    "sensor_id": "sensor",
+    "location": "room",
+    "place": "room",
+    "field": "used_percent",
+    "tags": Tags(),
+    "value": 21.5,
+    "unit": "°C",
+    "limit": 20.0,
+    "low": 10.0,
+    "high": 20.0,
+    "minutes": 5.0,
+}
+_TAG_NAME = re.compile(r"tags\[[^]]+\]")
+
+
+def _template(text: str) -> str:
+    for _, name, _, _ in Formatter().parse(text):
+        if name is None or _TAG_NAME.fullmatch(name):
+            continue
+        if name not in _SAMPLE_TEXT or name == "tags":
+            words = ", ".join(word for word in _SAMPLE_TEXT if word != "tags")
+            message = f"{{{name}}} is not known; expected {words} or tags[…]"
+            raise ValueError(message)
+    text.format_map(_SAMPLE_TEXT)  # raises for a bad format such as {sensor_id:.1f}
+    return text
+
+
+Template = Annotated[str, Field(min_length=1), AfterValidator(_template)]
 
 
 class _Rule(ConfigModel, ABC):

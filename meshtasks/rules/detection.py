@@ -9,15 +9,11 @@ earlier values of the series.
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from functools import reduce
 from itertools import groupby
 from operator import mul
-from string import Formatter
-from typing import Annotated, NamedTuple, TypedDict
-
-from pydantic import AfterValidator, Field
+from typing import NamedTuple, TypedDict
 
 
 class Series(NamedTuple):
@@ -58,46 +54,6 @@ class Series(NamedTuple):
         }
         known = {name: value for name, value in named.items() if value}
         return dict(self.tags) | known
-
-
-class Tags(dict[str, str]):
-    """Tags for templates; a missing tag is an empty text."""
-
-    def __missing__(self, name: str) -> str:
-        return ""
-
-
-_SAMPLE_TEXT = {
-    "rule": "name",
-    "kind": "temperature",
-    "sensor_id": "sensor",
-    "location": "room",
-    "place": "room",
-    "field": "used_percent",
-    "tags": Tags(),
-    "value": 21.5,
-    "unit": "°C",
-    "limit": 20.0,
-    "low": 10.0,
-    "high": 20.0,
-    "minutes": 5.0,
-}
-_TAG_NAME = re.compile(r"tags\[[^]]+\]")
-
-
-def _template(text: str) -> str:
-    for _, name, _, _ in Formatter().parse(text):
-        if name is None or _TAG_NAME.fullmatch(name):
-            continue
-        if name not in _SAMPLE_TEXT or name == "tags":
-            words = ", ".join(word for word in _SAMPLE_TEXT if word != "tags")
-            message = f"{{{name}}} is not known; expected {words} or tags[…]"
-            raise ValueError(message)
-    text.format_map(_SAMPLE_TEXT)  # raises for a bad format such as {sensor_id:.1f}
-    return text
-
-
-Template = Annotated[str, Field(min_length=1), AfterValidator(_template)]
 
 
 #: Number of parts of a window. Only statistics of each part are kept, so the size of
