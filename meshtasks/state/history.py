@@ -154,15 +154,9 @@ class History(Database):
         query = select(SENSORS).order_by(SENSORS.c.routing_key, SENSORS.c.sensor_id)
         return self._read(Sensor, query)
 
-    def gaps(self, since: float, routing_key: str = "") -> list[Gap]:
-        """Gaps that ended after ``since``, by beginning.
-
-        Args:
-            routing_key: only gaps of this routing key; empty for all.
-        """
+    def gaps(self, since: float) -> list[Gap]:
+        """Gaps that ended after ``since``, by beginning."""
         query = select(SENSOR_GAPS).where(SENSOR_GAPS.c.ends_at >= since)
-        if routing_key:
-            query = query.where(SENSOR_GAPS.c.routing_key == storable(routing_key))
         return self._read(Gap, query.order_by(SENSOR_GAPS.c.begins_at))
 
     def incidents(self, since: float) -> list[Incident]:

@@ -50,7 +50,7 @@ def see(history: History, *activities: SensorActivity) -> None:
 
 
 def gaps(history: History) -> list[tuple[float, float]]:
-    found = history.gaps(0.0, KEY[0])
+    found = (gap for gap in history.gaps(0.0) if gap.routing_key == KEY[0])
     return [(each.begins_at - NOW, each.ends_at - NOW) for each in found]
 
 
