@@ -100,15 +100,14 @@ class Completion:
 
     def batch_ended(self, batch: FinishedBatch) -> None:
         """Resolve the messages of a batch."""
-        consumer, deliveries, task_id, started_at, result, reason = batch
-        sinks = consumer.handler.sink_names
+        consumer, result, started_at = batch.consumer, batch.result, batch.started_at
         now = time.time()
         if result is not None:
             resolution = consumer.resolver.resolve(
-                deliveries,
+                batch.deliveries,
                 result,
-                verdicts=self._breaker.verdicts(sinks, result, started_at),
-                task_id=task_id,
+                verdicts=self._breaker.verdicts(consumer.sinks, result, started_at),
+                task_id=batch.task_id,
                 now=now,
             )
             self._metrics.finished(consumer.queue, result, resolution, now)
@@ -116,8 +115,8 @@ class Completion:
             self._carry_out(consumer, resolution)
         else:
             self._metrics.lost(consumer.queue)
-            self._lost(consumer, deliveries, reason, task_id, now)
-        self._breaker.ended(sinks, result, started_at)
+            self._lost(batch, now)
+        self._breaker.ended(consumer.sinks, result, started_at)
 
     def dead_on_arrival(self, consumer: QueueConsumer, adapted: Adapted) -> None:
         """Dead-letter a message that did not reach a batch."""
@@ -130,24 +129,20 @@ class Completion:
         resolution = consumer.resolver.set_aside(deliveries, time.time())
         self._carry_out(consumer, resolution)
 
-    def _lost(
-        self,
-        consumer: QueueConsumer,
-        deliveries: list[Delivery],
-        reason: str,
-        task_id: str,
-        now: float,
-    ) -> None:
-        queue, count = consumer.queue, len(deliveries)
+    def _lost(self, batch: FinishedBatch, now: float) -> None:
+        consumer, count = batch.consumer, len(batch.deliveries)
         if count > 1:
             text = "Batch of %d messages of %s was lost (%s); running it in parts"
-            logger.error(text, count, queue, reason)
-            self._run_in_parts(PendingBatch(consumer, deliveries))
+            logger.error(text, count, consumer.queue, batch.reason)
+            self._run_in_parts(PendingBatch(consumer, batch.deliveries))
             return
-        logger.error("A message of %s was lost: %s", queue, reason)
-        is_closed = self._breaker.state(consumer.handler.sink_names) is State.CLOSED
+        logger.error("A message of %s was lost: %s", consumer.queue, batch.reason)
         resolution = consumer.resolver.lost(
-            deliveries[0], reason, task_id, now, counts=is_closed
+            batch.deliveries[0],
+            batch.reason,
+            batch.task_id,
+            now,
+            counts=self._breaker.state(consumer.sinks) is State.CLOSED,
         )
         self._carry_out(consumer, resolution)
 
@@ -157,8 +152,7 @@ class Completion:
         if not resolution.moved:
             return
         published = partial(self._on_published, consumer, resolution)
-        if consumer.resolver.to_its_end and not resolution.dead:
-            # one attempt only: it must not wait for room in its own queue
+        if _has_one_attempt(consumer, resolution):
             request = PublishRequest(resolution.outgoing, published)
         else:
             request = PublishRequest(
@@ -181,7 +175,7 @@ class Completion:
         if error is None:
             self._loop.soon(self._on_moved, consumer, resolution)
             return
-        if consumer.resolver.to_its_end and not resolution.dead:
+        if _has_one_attempt(consumer, resolution):
             self._loop.soon(self._give_back, consumer, resolution)
             return
         logger.critical(
@@ -204,3 +198,9 @@ class Completion:
         if consumer.alive:
             consumer.reject(resolution.moved)
             self._metrics.rejected(consumer.queue, len(resolution.moved))
+
+
+def _has_one_attempt(consumer: QueueConsumer, resolution: Resolution) -> bool:
+    """Whether messages are published once, or given back: they go to the end of their
+    own queue, and must not wait for room in it."""
+    return consumer.resolver.to_its_end and not resolution.dead

@@ -272,7 +272,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
                 continue
             consumer.is_leaving = False
             self._flow.retired.append(consumer)
-            if self._breaker.state(consumer.handler.sink_names) is State.CLOSED:
+            if self._breaker.state(consumer.sinks) is State.CLOSED:
                 consumer.cancel()
                 for deliveries in consumer.take_all():
                     self._dispatcher.add(PendingBatch(consumer, deliveries))

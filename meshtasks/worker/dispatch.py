@@ -284,7 +284,7 @@ class Dispatcher:
             consumer.is_urgent is urgent
             and consumer.may_run
             and self._has_room(consumer)
-            and self._breaker.admits(consumer.handler.sink_names)
+            and self._breaker.admits(consumer.sinks)
         )
 
     def _has_room(self, consumer: QueueConsumer) -> bool:
@@ -300,14 +300,14 @@ class Dispatcher:
             self._celery_consumer,
             consumer.queue,
             [delivery.to_wire() for delivery in deliveries],
-            self._breaker.away(consumer.handler.sink_names),
+            self._breaker.away(consumer.sinks),
             consumer.settings.time_limit_seconds,
             self._on_result,
         )
         started_at = time.monotonic()
         self._running[request] = _Running(batch, started_at)
         consumer.batch_started(started_at)
-        self._breaker.began(consumer.handler.sink_names, started_at)
+        self._breaker.began(consumer.sinks, started_at)
         if consumer.handler.in_thread:
             request.start_in(self._thread)
         else:

@@ -98,14 +98,14 @@ class FlowControl:
     def apply(self) -> None:
         """Consume, test or pause every queue."""
         for consumer in tuple(self.retired):
-            if self._breaker.state(consumer.handler.sink_names) is State.OPEN:
+            if self._breaker.state(consumer.sinks) is State.OPEN:
                 self.pause(consumer)
         for consumer in self._consumers.values():
             self.apply_to(consumer)
 
     def apply_to(self, consumer: QueueConsumer) -> None:
         """Consume, test or pause one queue."""
-        queue, sinks = consumer.source, consumer.handler.sink_names
+        queue, sinks = consumer.source, consumer.sinks
         window = self.probation.window(queue)
         if window == 0:
             return

@@ -31,7 +31,6 @@ from typing_extensions import override
 
 from meshtasks.config.environment import Environment
 from meshtasks.flows.circuit import State
-from meshtasks.flows.contract import Handler
 from meshtasks.timing import SinkCall
 from meshtasks.worker.completion import Counts
 from meshtasks.worker.resolution import Resolution
@@ -54,7 +53,7 @@ class Followed(Protocol):
 
     queue: str
     source: str
-    handler: Handler
+    sinks: tuple[str, ...]
     received: int
     unresolved: int
 
@@ -289,7 +288,7 @@ class _State(Collector):
             labels=("sink",),
         )
         states, tripped = self._circuits.states(), self._circuits.trips()
-        sinks = {sink for each in consumers for sink in each.handler.sink_names}
+        sinks = {sink for each in consumers for sink in each.sinks}
         for sink in sorted(sinks):
             state = states.get(sink, State.CLOSED)
             circuits.add_metric((sink,), int(state is not State.CLOSED))

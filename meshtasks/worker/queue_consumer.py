@@ -48,6 +48,7 @@ class QueueConsumer:
         on_dead: called with this consumer and a message that is dead on arrival.
 
     Attributes:
+        sinks: names of the sinks, and of the queues in which their data may wait.
         source: name of the queue, or of one of its partitions, that is consumed.
         alive: False once the connection is lost. Results are then dropped, because the
             broker delivers the messages again.
@@ -76,6 +77,7 @@ class QueueConsumer:
     ) -> None:
         self.handler = handler
         self.queue = handler.queue
+        self.sinks = handler.sink_names
         self.source = resolver.source or self.queue
         self.is_partition = self.source != self.queue
         self.is_leaving = False

@@ -76,7 +76,7 @@ class Queue:
 
     is_consuming, is_partition, is_trying = True, False, True
     source = "a"
-    handler = SimpleNamespace(sink_names=())
+    sinks = ()
     received = unresolved = waiting = 0
 
     def __init__(self) -> None:

@@ -36,7 +36,7 @@ class QueueConsumer:
     unresolved: int = 0
     is_consuming: bool = True
     is_trying: bool = False
-    handler: Handler = HANDLER
+    sinks: tuple[str, ...] = HANDLER.sink_names
 
 
 class Circuits(dict[str, State]):
