@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     Field,
-    PrivateAttr,
     StrictBool,
     StrictFloat,
     StrictInt,
     StrictStr,
     model_validator,
 )
-from typing_extensions import override
 
 from meshtasks.amqp.entities import topic_matches
 from meshtasks.config.environment import auth_headers
@@ -179,17 +177,15 @@ class WorkflowBook(ConfigModel):
 
     workflows: tuple[Workflow, ...] = ()
 
-    _listening: Callable[[str], tuple[Workflow, ...]] = PrivateAttr()
-
     @model_validator(mode="after")
     def _has_unique_names(self) -> Self:
         names = (workflow.name for workflow in self.workflows)
         refuse_all(type(self).__name__, twice(names, "workflow", "workflows"))
         return self
 
-    @override
-    def model_post_init(self, context: object, /) -> None:
-        self._listening = lru_cache(maxsize=16_384)(self._matching)
+    @cached_property
+    def _listening(self) -> Callable[[str], tuple[Workflow, ...]]:
+        return lru_cache(maxsize=16_384)(self._matching)
 
     def listens_to(self, routing_key: str) -> bool:
         """Whether records with this routing key may start a workflow."""
