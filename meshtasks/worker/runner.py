@@ -13,8 +13,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from itertools import repeat
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from celery.exceptions import WorkerShutdown, WorkerTerminate
 from msgspec.structs import replace
@@ -27,7 +28,7 @@ from meshtasks.errors import InvalidMessage
 from meshtasks.flows.contract import Batch, Handler
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE, Dead, Done, Outcome, Retry, dead_of, outcome_of
-from meshtasks.records.envelope import envelope_of
+from meshtasks.records.envelope import Envelope, envelope_of
 from meshtasks.records.json_text import plain_body
 from meshtasks.text import described, masked
 from meshtasks.timing import listening
@@ -59,13 +60,14 @@ _LONGEST_NAME = 100
 _HOPELESS = 3
 
 
-class _Read(NamedTuple):
+@dataclass(slots=True)
+class _Read:
     """The content of messages.
 
     Attributes:
         batch: valid records.
         positions: for each record, the position of its message.
-        indexes: for each record, its index in its message, as in the batch.
+        indexes: a copy of the indexes in the batch, which the handler may change.
         failures: messages without a valid record.
         several: form of messages of several records that are not an array, by position
             of the message.
@@ -74,12 +76,26 @@ class _Read(NamedTuple):
     """
 
     batch: Batch[Any]
-    positions: list[int]
-    indexes: list[int | None]
-    failures: list[Failure]
-    several: dict[int, Several]
-    bad: dict[int, FailedRecords]
+    positions: list[int] = field(default_factory=list)
+    indexes: list[int | None] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    several: dict[int, Several] = field(default_factory=dict)
+    bad: dict[int, FailedRecords] = field(default_factory=dict)
     empty: int = 0
+
+    def add(self, position: int, envelope: Envelope, decoded: Decoded) -> None:
+        """Add a message that is not one valid object."""
+        self.empty += decoded is _NOTHING
+        if decoded.several is not None:
+            self.several[position] = decoded.several
+            envelope = replace(envelope, body=decoded.several.array)
+        count = len(decoded.records)
+        self.batch.records.extend(decoded.records)
+        self.batch.envelopes.extend(repeat(envelope, count))
+        self.batch.indexes.extend(decoded.indexes)
+        self.positions.extend(repeat(position, count))
+        if decoded.bad:
+            self.bad[position] = [*decoded.bad]
 
 
 class BatchRunner:
@@ -147,11 +163,11 @@ class BatchRunner:
     def _read(self, wires: list[Wire]) -> _Read:
         """Decode messages into valid records, and reasons for the others."""
         queue = self._handler.queue
-        read = _Read(Batch(queue, [], [], []), [], [], [], {}, {})
-        batch, positions, empty = read.batch, read.positions, 0
+        read = _Read(Batch(queue, [], [], []))
+        batch = read.batch
         decode_object = self._decoder.decode_object
         add_record, add_envelope = batch.records.append, batch.envelopes.append
-        add_index, add_position = batch.indexes.append, positions.append
+        add_index, add_position = batch.indexes.append, read.positions.append
         for position, wire in enumerate(wires):
             body = wire[0]
             try:
@@ -172,18 +188,9 @@ class BatchRunner:
                 read.failures.append(Failure(position, dead_of(error)))
                 continue
             envelope = envelope_of(wires[position], queue)  # noqa: PLR1736 - plain by now
-            empty += decoded is _NOTHING
-            if decoded.several is not None:
-                read.several[position] = decoded.several
-                envelope = replace(envelope, body=decoded.several.array)
-            batch.records.extend(decoded.records)
-            batch.envelopes.extend(repeat(envelope, len(decoded.records)))
-            batch.indexes.extend(decoded.indexes)
-            positions.extend(repeat(position, len(decoded.records)))
-            if decoded.bad:
-                read.bad[position] = [*decoded.bad]
-        # a copy, because the handler may change its lists
-        return read._replace(indexes=[*batch.indexes], empty=empty)
+            read.add(position, envelope, decoded)
+        read.indexes = [*batch.indexes]
+        return read
 
     def _decode_other(self, wires: list[Wire], position: int) -> Decoded:
         """Decode a body that does not begin as an object. Bytes around its JSON are
