@@ -16,7 +16,7 @@ from rich.tree import Tree
 from meshtasks.amqp.accounts import definitions
 from meshtasks.amqp.connecting import connected, unopened
 from meshtasks.amqp.declare import changes, declare_missing
-from meshtasks.amqp.drift import Repartition, compare
+from meshtasks.amqp.drift import compare
 from meshtasks.amqp.entities import (
     PREDECLARED_EXCHANGES,
     Binding,
@@ -26,6 +26,7 @@ from meshtasks.amqp.entities import (
     RetryQueue,
 )
 from meshtasks.amqp.management import read
+from meshtasks.amqp.repartition import Repartition
 from meshtasks.amqp.topology import TOPOLOGY, Topology
 from meshtasks.cli import asyncapi
 from meshtasks.cli.terminal import ManagementUrl, say

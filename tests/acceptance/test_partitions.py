@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from meshtasks.amqp import drift, headers
+from meshtasks.amqp import headers, repartition
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.peek import peek
 from meshtasks.amqp.publisher import Outgoing, Publisher
@@ -227,7 +227,7 @@ def test_a_change_of_their_number_strands_nothing(
     env: dict[str, str], run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, file = env["MESH_BROKER_URL"], Path(env["MESH_CONFIG_DIR"]) / "topology.yaml"
-    monkeypatch.setattr(drift, "_EMPTY_SECONDS", 0.0)
+    monkeypatch.setattr(repartition, "_EMPTY_SECONDS", 0.0)
     of_last = next(m for n in range(100) if part_of(url, m := metric(n)) == PARTS[3])
     publish(env, [of_last])
     assert run("topology", "check").exit_code == 0
