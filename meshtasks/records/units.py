@@ -114,9 +114,12 @@ class Scale:
 
 def spelled(unit: str) -> str:
     """Normalise a unit for look-up: with NFKC (``m3`` for ``m³``), and without white
-    space and ``^``."""
+    space and ``^``.
+
+    UTF-8 that was read as Latin-1 and written as UTF-8 again is repaired: ``Â°C``.
+    """
     # NFKC would convert º, which many keyboards have instead of °, to the letter o.
-    text = unicodedata.normalize("NFKC", unit.replace("º", "°"))
+    text = unicodedata.normalize("NFKC", unit.replace("Â", "").replace("º", "°"))
     return "".join(text.split()).replace("^", "")
 
 
@@ -176,9 +179,15 @@ _CUBIC_FEET_PER_M3 = 35.3146667214886
 
 PERCENT = Scale("percent", {"%": 1.0, "percent": 1.0, "pct": 1.0})
 VOLTAGE = Scale(
-    "voltage", {"V": 1.0, "mV": 1e-3, "μV": 1e-6, "uV": 1e-6, "kV": 1e3, "MV": 1e6}
+    "voltage",
+    {"V": 1.0, "mV": 1e-3, "μV": 1e-6, "uV": 1e-6, "kV": 1e3, "MV": 1e6}
+    | {"volt": 1.0, "volts": 1.0},
 )
-CURRENT = Scale("current", {"A": 1.0, "mA": 1e-3, "μA": 1e-6, "uA": 1e-6})
+CURRENT = Scale(
+    "current",
+    {"A": 1.0, "mA": 1e-3, "μA": 1e-6, "uA": 1e-6}
+    | {"amp": 1.0, "amps": 1.0, "ampere": 1.0},
+)
 POWER = Scale(
     "power",
     {
@@ -188,6 +197,8 @@ POWER = Scale(
         "MW": 1e6,
         "GW": 1e9,
         "TW": 1e12,
+        "watt": 1.0,
+        "watts": 1.0,
         "BTU/h": _JOULES_PER_BTU / 3600,
     },
 )
@@ -218,6 +229,7 @@ PRESSURE = Scale(
         "kPa": 10.0,
         "MPa": 1e4,
         "mbar": 1.0,
+        "mb": 1.0,
         "cbar": 10.0,
         "bar": 1e3,
         "psi": _HPA_PER_PSI,

@@ -282,6 +282,24 @@ class TestKinds:
         }
         assert found.counted == {("not announced", "mode"): 1}
 
+    @pytest.mark.parametrize("component", ["climate", "humidifier"])
+    def test_a_thermostat_may_measure_humidity(self, component: str) -> None:
+        devices = Devices(sources=ANNOUNCED)
+        announce(devices, component, "bath", curr_hum_t="trv/rh", temp_unit="C")
+
+        assert values(devices.publish("trv/rh", "48")) == {
+            "sensors.humidity.trv.rh.bath_current": (48, "%")
+        }
+
+    def test_a_degree_sign_may_be_latin_1(self) -> None:
+        devices = Devices(sources=ANNOUNCED)
+        body = b'{"stat_t": "x", "dev_cla": "temperature", "unit_of_meas": "\xb0F"}'
+        devices.publish("homeassistant/sensor/it/config", body)
+
+        assert values(devices.publish("x", "70")) == {
+            "sensors.temperature.x.it": (70, "°F")
+        }
+
     def test_units_belong_to_entities_not_to_their_topic(self) -> None:
         devices = Devices(sources=ANNOUNCED)
         for name, unit in (("day", "Wh"), ("total", "kWh")):
@@ -446,6 +464,50 @@ class TestDevices:
 
         assert record["location"].startswith("a b xxx")
         assert len(record["location"]) <= 100
+
+    def test_an_entity_may_name_its_device_by_an_identifier(self) -> None:
+        devices = Devices(sources=ANNOUNCED)
+        for name, device in (
+            ("flow", {"ids": ["b1"], "name": "Boiler", "sa": "cellar"}),
+            ("outside", {"ids": ["b1"]}),
+            ("other", {"ids": ["b2"]}),
+        ):
+            template = f"{{{{ value_json.{name} }}}}"
+            entity = {"stat_t": "ems/data", "val_tpl": template, "dev": device}
+            announce(devices, "sensor", name, dev_cla="temperature", **entity)
+        found = devices.publish("ems/data", '{"flow": 45, "outside": 4, "other": 20}')
+
+        assert {
+            key: record.get("location") for key, record in records(found).items()
+        } == {
+            "sensors.temperature.boiler.flow": "cellar",
+            "sensors.temperature.boiler.outside": "cellar",
+            "sensors.temperature.ems.data.other": None,
+        }
+
+    def test_entities_of_one_name_and_device_stay_apart(self) -> None:
+        devices = Devices(sources=ANNOUNCED)
+        for node, device in (
+            ("a", {"ids": "b1", "name": "Boiler"}),
+            ("b", {"ids": "b1"}),
+        ):
+            announce(
+                devices,
+                *("sensor", f"{node}/flow"),
+                stat_t=f"ems/{node}",
+                dev=device,
+                dev_cla="temperature",
+            )
+        keys = [
+            key
+            for node in ("a", "b")
+            for key in values(devices.publish(f"ems/{node}", "40"))
+        ]
+
+        assert keys == [
+            "sensors.temperature.boiler.flow",
+            "sensors.temperature.boiler.homeassistant_sensor_b_flow_flow",
+        ]
 
 
 class TestSavedAnnouncements:

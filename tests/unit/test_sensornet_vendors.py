@@ -131,6 +131,18 @@ class TestZigbee2MQTT:
         }
 
     @pytest.mark.parametrize(
+        "body", ['{"gas": 1}', '{"vibration": 0.4}', '{"pressure": true}']
+    )
+    def test_an_attribute_may_have_the_name_of_a_kind_and_measure_another(
+        self, body: str
+    ) -> None:
+        found = Devices().publish("zigbee2mqtt/x", body)
+
+        assert not found.messages
+        assert found.dead is None
+        assert found.skipped == {"kind unknown": 1}
+
+    @pytest.mark.parametrize(
         ("topic", "body", "reason"),
         [
             ("bridge/state", '{"state": "online"}', "bridge"),
@@ -199,6 +211,41 @@ class TestTasmota:
         assert not normalised.messages
         assert normalised.dead is None
         assert normalised.skipped == {"unavailable": 6, "kind unknown": 3}
+
+    @pytest.mark.parametrize(
+        "sensors",
+        [
+            '{"RG-15": {"Active": 0.01, "Total": 26.8}}',
+            '{"LD2410": {"Distance": [200.0], "Energy": [13, 100]}}',
+            '{"AS3935": {"Event": 4, "Energy": 58622}}',
+        ],
+    )
+    def test_only_a_meter_of_electricity_gives_energy(self, sensors: str) -> None:
+        assert not Devices().publish("tele/roof/SENSOR", sensors).messages
+
+    def test_a_clamp_gives_energy_under_another_name(self) -> None:
+        body = '{"ANALOG": {"CTEnergy1": {"Energy": 0.5, "Power": 230}}}'
+
+        assert values(Devices().publish("tele/box/SENSOR", body)) == {
+            "metrics.system.box.analog.ctenergy1.device": {
+                "energy_kwh": 0.5,
+                "power_watts": 230,
+            }
+        }
+
+    def test_a_lorawan_device_has_a_battery_of_volts(self) -> None:
+        body = '{"LwReceived": {"0x4AD6": {"Name": "door", "Battery": 3.006}}}'
+
+        assert values(Devices().publish("tele/gate/SENSOR", body)) == {
+            "metrics.system.gate.door.device": {"voltage_volts": 3.006}
+        }
+
+    def test_what_a_zigbee_bridge_received_may_have_its_own_topic(self) -> None:
+        body = '{"0xCB93": {"Name": "salon", "Temperature": 21.1, "LinkQuality": 90}}'
+
+        assert values(Devices().publish("tele/gate/ZbReceived", body)) == {
+            "sensors.temperature.gate.salon": (21.1, "°C")
+        }
 
     def test_the_processors_temperature_is_none_of_a_room(self) -> None:
         body = '{"ESP32": {"Temperature": 53.3}, "TempUnit": "C"}'

@@ -45,6 +45,7 @@ def converted(quantity: Quantity, value: float, unit: str) -> float:
         "℃",
         "ºC",
         " °C ",
+        "Â°C",
     ],
 )
 def test_celsius_is_kept_as_it_is(spelling: str) -> None:
@@ -93,7 +94,7 @@ def test_the_factors_are_those_of_pint(
 def test_the_factors_of_every_unit_are_those_of_pint(
     scale: Scale, canonical: str
 ) -> None:
-    spelled = {"Wmin": "W*min", "Ws": "W*s", "mcg/m3": "ug/m**3", "klx": "klx"}
+    spelled = {"Wmin": "W*min", "Ws": "W*s", "mcg/m3": "ug/m**3", "mb": "mbar", "amps": "A"}
     for unit, factor in scale.factors.items():
         of_pint = spelled.get(unit, unit.replace("m3", "m**3").replace("ft3", "ft**3"))
         expected = pint.Quantity(1, of_pint).to(canonical).magnitude
@@ -114,6 +115,11 @@ def test_the_factors_of_every_unit_are_those_of_pint(
         (MASS_CONCENTRATION, "μg/m^3", 1.0),
         (PRESSURE, "inH₂O", 2.4908891),
         (ILLUMINANCE, "Lux", 1.0),
+        (POWER, "Watt", 1.0),
+        (VOLTAGE, "Volts", 1.0),
+        (CURRENT, "Amps", 1.0),
+        (PRESSURE, "mb", 1.0),
+        (MASS_CONCENTRATION, "Âµg/mÂ³", 1.0),
         (PARTS_PER_MILLION, "ppb", 1e-3),
         (PARTS_PER_BILLION, "ppm", 1e3),
     ],

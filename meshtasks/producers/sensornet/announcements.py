@@ -6,6 +6,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import RootModel, ValidationError
 
@@ -15,6 +16,8 @@ from meshtasks.errors import ConfigError
 from meshtasks.producers.sensornet.discovery import Announced
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Limit of stored config topics; a house has hundreds.
 MAX_TOPICS = 20_000
@@ -39,6 +42,8 @@ class Announcements:
         self._by_pattern: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._wildcards: set[str] = set()
         self._by_device: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        #: Identifier of a device → names and locations, with the number of entities.
+        self._by_id: defaultdict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
         #: (device name, entity name) → number of entities.
         self._same_name: Counter[tuple[str, str]] = Counter()
         #: Device name → whether only one device has it; cleared at each change.
@@ -86,8 +91,19 @@ class Announcements:
         ]
 
     def _named(self, config_key: str, entity: Announced) -> Announced:
-        """Return the entity, with a longer name if its own is not unique."""
-        if not entity.device or self._same_name[entity.device, entity.entity] == 1:
+        """Return the entity, with a longer name if its own is not unique.
+
+        If it names its device by an identifier only, as Home Assistant allows for all
+        entities but one, it gets the name and location from the other entities.
+        """
+        alike = self._same_name[entity.device, entity.entity]
+        if not entity.device:
+            named = filter(None, map(self._by_id.get, entity.device_ids))
+            device, area = next(iter(next(named, ())), ("", ""))
+            known = {"device": device, "area": entity.area or area}
+            entity = entity.model_copy(update=known)
+            alike += self._same_name[device, entity.entity] if device else 0
+        if not entity.device or alike == 1:
             return entity
         longer = f"{config_key.removesuffix('.config')}.{entity.entity}"
         return entity.model_copy(update={"entity": longer.replace(".", "_")})
@@ -122,15 +138,11 @@ class Announcements:
     ) -> None:
         for entity in entities:
             pattern = _pattern(entity)
-            for counters, key in (
-                (self._by_pattern, pattern),
-                (self._by_device, entity.device),
-            ):
-                counters[key][config_key] += change
-                if not counters[key][config_key]:
-                    del counters[key][config_key]
-                if not counters[key]:
-                    del counters[key]
+            _add(self._by_pattern, pattern, config_key, change)
+            _add(self._by_device, entity.device, config_key, change)
+            if entity.device:
+                for each in entity.device_ids:
+                    _add(self._by_id, each, (entity.device, entity.area), change)
             if pattern not in self._by_pattern:
                 self._wildcards.discard(pattern)
             elif {"*", "#"} & set(pattern.split(".")):
@@ -140,6 +152,17 @@ class Announcements:
             if not self._same_name[named]:
                 del self._same_name[named]
         self._own_names.clear()
+
+
+def _add(
+    counters: defaultdict[str, Counter[T]], key: str, counted: T, change: int
+) -> None:
+    """Change a count; keep no zeros."""
+    counters[key][counted] += change
+    if not counters[key][counted]:
+        del counters[key][counted]
+    if not counters[key]:
+        del counters[key]
 
 
 def _pattern(entity: Announced) -> str:

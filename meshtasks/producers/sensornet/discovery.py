@@ -24,7 +24,9 @@ from meshtasks.producers.sensornet.kinds import (
 from meshtasks.producers.sensornet.payload import Ignored, object_of, state_of
 from meshtasks.producers.sensornet.template import Template
 
-_COMPONENTS = ("sensor", "binary_sensor", "climate")
+_SENSORS = ("sensor", "binary_sensor")
+#: Components with several values.
+_CLIMATE = ("climate", "water_heater", "humidifier")
 
 #: Abbreviation → key, for the keys that this module reads.
 _LONG: Mapping[str, str] = {
@@ -38,6 +40,8 @@ _LONG: Mapping[str, str] = {
     "dev": "device",
     "cmps": "components",
     "p": "platform",
+    "curr_hum_t": "current_humidity_topic",
+    "curr_hum_tpl": "current_humidity_template",
     "curr_temp_t": "current_temperature_topic",
     "curr_temp_tpl": "current_temperature_template",
     "temp_stat_t": "temperature_state_topic",
@@ -48,10 +52,11 @@ _LONG: Mapping[str, str] = {
     "sa": "suggested_area",
 }
 
-#: Prefix of a thermostat's keys (measured, target) → suffix of the entity's name.
-_OF_CLIMATE: Mapping[str, str] = {
-    "current_temperature": "current",
-    "temperature_state": "target",
+#: Prefix of a thermostat's keys → device class, suffix of the entity's name.
+_OF_CLIMATE: Mapping[str, tuple[str, str]] = {
+    "current_temperature": ("temperature", "current"),
+    "temperature_state": ("temperature", "target"),
+    "current_humidity": ("humidity", "current"),
 }
 
 #: Limit of entities per device; the largest devices have a few hundred.
@@ -202,7 +207,7 @@ def parse(levels: Sequence[str], body: bytes) -> tuple[Announced, ...] | Ignored
     if levels[-1] != "config":
         return Ignored("discovery status")
     component = levels[0]
-    if component != "device" and component not in _COMPONENTS:
+    if component != "device" and component not in (*_SENSORS, *_CLIMATE):
         return Ignored("discovery of no sensor")
     if not body.strip():
         return ()
@@ -226,21 +231,23 @@ def parse(levels: Sequence[str], body: bytes) -> tuple[Announced, ...] | Ignored
 def _entity(
     component: str, entity: str, config: Mapping[str, Any], device: Mapping[str, Any]
 ) -> Iterator[Announced]:
-    if component == "climate":
-        for which, name in _OF_CLIMATE.items():
+    if component in _CLIMATE:
+        for which, (device_class, name) in _OF_CLIMATE.items():
             unit = _text(config.get("temperature_unit"))
             as_sensor = {
                 "~": config.get("~"),
                 "state_topic": config.get(f"{which}_topic"),
                 "value_template": config.get(f"{which}_template"),
-                "device_class": "temperature",
-                "unit_of_measurement": f"°{unit}" if unit in ("C", "F") else unit,
+                "device_class": device_class,
             }
+            if device_class == "temperature":
+                in_degrees = f"°{unit}" if unit in ("C", "F") else unit
+                as_sensor["unit_of_measurement"] = in_degrees
             for each in _entity("sensor", f"{entity}_{name}", as_sensor, device):
                 yield each.model_copy(update={"is_target": name == "target"})
         return
     topic = _text(config.get("state_topic"))
-    if component not in _COMPONENTS or not topic:
+    if component not in _SENSORS or not topic:
         return
     base = _text(config.get("~"))
     if topic.startswith("~"):

@@ -65,8 +65,7 @@ def json_of(body: bytes) -> Any:
     """Parse the body as JSON.
 
     ``NaN``, ``nan``, ``inf`` and the like, which are not JSON, become None. A repeated
-    name in an object gets a number. Text in an object that is not UTF-8 gets
-    replacement characters.
+    name in an object gets a number. An object that is not UTF-8 is read as Latin-1.
 
     Raises:
         UndecodableMessage: it is too large, is not JSON, or is neither UTF-8 nor an
@@ -77,7 +76,7 @@ def json_of(body: bytes) -> Any:
     except UndecodableMessage:
         if len(body) > MAX_BODY_BYTES or not is_object(body):
             raise
-        text = text_of(body.decode("utf-8", "replace").encode())
+        text = text_of(body.decode("latin-1").encode())
     try:
         try:
             value = _loads(text)

@@ -90,7 +90,8 @@ _NUMBERED = re.compile(r"(?P<value>[A-Za-z]+?)(?P<part>\d{1,2})")
 _CHIP = re.compile(r"ESP32|AXP\d+")
 _OTHER = "state or result"
 #: Objects that contain the objects of sensors.
-_WRAPPERS = frozenset({"StatusSNS", "ZbReceived", "ZbInfo", "DS18x20"})
+_LORAWAN = "LwReceived"
+_WRAPPERS = frozenset({"StatusSNS", "ZbReceived", "ZbInfo", "DS18x20", _LORAWAN})
 #: Names with a sensor's identity. It is better than the name of its object: numbers of
 #: probes (DS18B20-2) shift when one is added or fails, and the short address of a
 #: Zigbee device changes.
@@ -115,6 +116,8 @@ def parse(levels: Sequence[str], body: bytes) -> Payload | Ignored:
     match levels[-1]:
         case "SENSOR":
             values = document = object_of(body)
+        case "ZbReceived" | "LwReceived" as wrapper:  # SetOption118
+            values = document = {wrapper: object_of(body)}
         case "STATUS8" | "STATUS10":
             document = object_of(body)
             inner = document.get("StatusSNS")
@@ -157,18 +160,36 @@ def _judge(
         known, number = table.get(numbered["value"]), numbered["part"]
     if known is None:
         return Passed()
-    kind = known.kind
+    kind = _kind(known.kind, document, parents)
+    if kind is None:
+        return Passed()
     if table is _ZIGBEE_VALUES and kind in _OF_ENDPOINT:
         endpoint = value_at(document, (*parents, "Endpoint"))
         number = str(endpoint) if isinstance(endpoint, int) and endpoint > 1 else ""
-    if kind == "temperature" and any(_CHIP.fullmatch(each) for each in parents):
-        kind = "chip_temperature"
     unit = values.get(_UNITS.get(kind, ""))
     return known._replace(
         kind=kind,
         part=joined(*_parts(document, parents), known.part, number, index),
         unit=known.unit or (unit if isinstance(unit, str) and unit else None),
     )
+
+
+def _kind(named: str, document: dict[str, Any], parents: Sequence[str]) -> str | None:
+    """Return the kind of a value that has the name of a kind, or None.
+
+    Only a meter of electricity gives energy. ``Total`` of a rain gauge are millimetres,
+    and ``Energy`` of a radar or of lightning is the strength of a signal.
+    """
+    match named:
+        case "energy" if "ENERGY" not in parents:
+            has_power = value_at(document, (*parents, "Power")) is not None
+            return named if has_power else None
+        case "battery" if _LORAWAN in parents:
+            return "voltage"
+        case "temperature" if any(_CHIP.fullmatch(each) for each in parents):
+            return "chip_temperature"
+        case _:
+            return named
 
 
 def _is_zigbee(document: dict[str, Any], parents: Sequence[str]) -> bool:

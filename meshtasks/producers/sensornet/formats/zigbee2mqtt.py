@@ -145,11 +145,23 @@ def _known(attribute: str, parents: Sequence[str], raw: object) -> Judgement:
         known = Meaning("locked", part=attribute)
     if known is None and (found := _OF_A_PART.fullmatch(attribute)):
         known, part = _ATTRIBUTES.get(found["attribute"]), found["part"]
-    if known is None:
+    if known is None or _is_of_another_kind(known.kind, raw):
         return Passed()
     if known.kind == "voltage":
         known = known._replace(usual=_voltage_unit(raw))
     return known._replace(part=joined(*parents, known.part, part))
+
+
+def _is_of_another_kind(kind: str, raw: object) -> bool:
+    """Return whether an attribute that has the name of a kind measures another one.
+
+    Numbers called ``gas`` are the m³ of a meter, or percents of the explosive limit;
+    called ``vibration``, a strength. The ``pressure`` of a mat is true or false.
+    """
+    if isinstance(raw, bool):
+        return kind == "pressure"
+    is_number = isinstance(raw, int | float) and raw >= 0  # -1 means no value
+    return is_number and kind in ("gas", "vibration")
 
 
 def _voltage_unit(raw: object) -> str | None:
