@@ -94,7 +94,13 @@ def test_the_factors_are_those_of_pint(
 def test_the_factors_of_every_unit_are_those_of_pint(
     scale: Scale, canonical: str
 ) -> None:
-    spelled = {"Wmin": "W*min", "Ws": "W*s", "mcg/m3": "ug/m**3", "mb": "mbar", "amps": "A"}
+    spelled = {
+        "amps": "A",
+        "mb": "mbar",
+        "Wmin": "W*min",
+        "Ws": "W*s",
+        "mcg/m3": "ug/m**3",
+    }
     for unit, factor in scale.factors.items():
         of_pint = spelled.get(unit, unit.replace("m3", "m**3").replace("ft3", "ft**3"))
         expected = pint.Quantity(1, of_pint).to(canonical).magnitude
