@@ -20,6 +20,7 @@ from meshtasks.gateway.console.frame import (
     html,
     moment,
     notified,
+    question,
     status,
     staying,
     text,
@@ -94,14 +95,10 @@ class DeadLetterActions:
             plan = await self._model.plan(selection, checked=checked)
         if plan is None:
             return
-        with ui.dialog() as dialog, ui.card():
-            dialog.props('aria-label="What a replay would do"')
+        with question("What a replay would do", "Replay") as dialog:
             html(outcome(plan, "would be requeued"))
             rate = ui.number("Messages a second, at most", min=1, max=100_000)
             rate.props("clearable").classes("w-full")
-            with ui.row():
-                ui.button("Replay", on_click=lambda: dialog.submit(result=True))
-                ui.button("Cancel", on_click=dialog.close).props("flat")
         if await dialog:
             wanted = max(1.0, float(rate.value)) if rate.value else None
             await self._run(selection, checked=checked, rate=wanted)
@@ -132,12 +129,8 @@ class DeadLetterActions:
         viewer = self._console.operator()
         if viewer is None:
             return
-        with ui.dialog() as dialog, ui.card():
-            dialog.props('aria-label="A question"')
+        with question("A question", "Delete") as dialog:
             ui.label(f"Delete {count:,} dead letters for good?").classes("mesh-wrap")
-            with ui.row():
-                ui.button("Delete", on_click=lambda: dialog.submit(result=True))
-                ui.button("Cancel", on_click=dialog.close).props("flat")
         if not await dialog:
             return
         with notified():
@@ -178,55 +171,61 @@ class DeadLetterDialog:
         self._letter = letter
         self._delivery = delivery
         self._before = delivery.body.decode(errors="backslashreplace")
-        self._after = self._before
+        self._judged = self._before
+        with ui.dialog() as dialog, ui.card().classes("w-full"):
+            dialog.props('aria-label="A dead letter"')
+            self._dialog = dialog
+            html(self._head())
+            self._editor = self._add_body()
+            self._fate = status()
+            ui.timer(0.01, self._judge, once=True)
+            with ui.row():
+                console.button("Replay", self._replay)
+                console.button("Drop", lambda: dialog.submit(("drop", None)))
+                ui.button("Close", on_click=dialog.close).props("flat")
 
     async def answer(self) -> tuple[str, dict[str, bytes] | None] | None:
         """Show the dialog and return the viewer's choice: ``replay`` with edited bodies
         by id, or ``drop``; None if it was closed."""
-        letter, body = self._letter, self._delivery.body
-        with ui.dialog() as dialog, ui.card().classes("w-full"):
-            dialog.props('aria-label="A dead letter"')
-            html(self._head())
-            if len(body) <= _EDITABLE_BYTES:
-                editor = ui.textarea("Body", value=self._before).classes("w-full")
-                editor.props(f"outlined autogrow debounce={_PAUSE_MS}")
-            else:
-                html(
-                    f"<p>{len(body):,} bytes; edit it with <code>meshtasks dlq replay "
-                    f"{text(letter.id)} --edit</code>. It begins with</p>"
-                    f"<pre class='mesh-wrap'>{text(self._before[:_SHOWN_CHARS])}</pre>"
-                ).classes("mesh-scroll")
-                editor = None
-            fate = status()
-
-            async def judge() -> None:
-                """Show what would happen to the typed body."""
-                self._after = typed = editor.value or "" if editor else self._before
-                verdict = await asyncio.to_thread(self._verdict, typed)
-                if typed == self._after:  # else the next check is running
-                    fate.set_content(verdict)
-
-            def replay() -> None:
-                edited = None
-                typed = editor.value or "" if editor else self._before
-                if typed != self._before:
-                    try:
-                        from_json(typed, allow_inf_nan=False)
-                    except ValueError as error:
-                        ui.notify(f"not JSON: {error}", type="negative")
-                        return
-                    edited = {letter.id: typed.encode()}
-                dialog.submit(("replay", edited))
-
-            if editor:
-                editor.on_value_change(judge)
-            ui.timer(0.01, judge, once=True)
-            with ui.row():
-                self._console.button("Replay", replay)
-                self._console.button("Drop", lambda: dialog.submit(("drop", None)))
-                ui.button("Close", on_click=dialog.close).props("flat")
-        result: tuple[str, dict[str, bytes] | None] | None = await dialog
+        result: tuple[str, dict[str, bytes] | None] | None = await self._dialog
         return result
+
+    def _add_body(self) -> ui.textarea | None:
+        """Add the body, and return the field to edit it; None if it is too large."""
+        size_bytes = len(self._delivery.body)
+        if size_bytes > _EDITABLE_BYTES:
+            html(
+                f"<p>{size_bytes:,} bytes; edit it with <code>meshtasks dlq replay "
+                f"{text(self._letter.id)} --edit</code>. It begins with</p>"
+                f"<pre class='mesh-wrap'>{text(self._before[:_SHOWN_CHARS])}</pre>"
+            ).classes("mesh-scroll")
+            return None
+        editor = ui.textarea("Body", value=self._before).classes("w-full")
+        editor.props(f"outlined autogrow debounce={_PAUSE_MS}")
+        editor.on_value_change(self._judge)
+        return editor
+
+    def _typed(self) -> str:
+        return self._editor.value or "" if self._editor else self._before
+
+    async def _judge(self) -> None:
+        """Show what would happen to the typed body."""
+        self._judged = typed = self._typed()
+        verdict = await asyncio.to_thread(self._verdict, typed)
+        if typed == self._judged:  # else the next check is running
+            self._fate.set_content(verdict)
+
+    def _replay(self) -> None:
+        edited = None
+        typed = self._typed()
+        if typed != self._before:
+            try:
+                from_json(typed, allow_inf_nan=False)
+            except ValueError as error:
+                ui.notify(f"not JSON: {error}", type="negative")
+                return
+            edited = {self._letter.id: typed.encode()}
+        self._dialog.submit(("replay", edited))
 
     def _head(self) -> str:
         letter, body = self._letter, self._delivery.body

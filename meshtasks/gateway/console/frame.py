@@ -246,7 +246,7 @@ def table(
     """A table as HTML.
 
     Args:
-        title: its caption, as HTML.
+        title: its caption, as HTML; empty for none.
         head: names of the columns.
         rows: the cells, as HTML.
         numbers: names of the columns with numbers.
@@ -266,10 +266,9 @@ def table(
         )
         for row in rows
     )
-    return (
-        f"<table class='mesh-table'><caption class='mesh-h2'>{title}</caption>"
-        f"<tr>{'</tr><tr>'.join(lines)}</tr></table>"
-    )
+    caption = f"<caption class='mesh-h2'>{title}</caption>" if title else ""
+    rows_of_table = "</tr><tr>".join(lines)
+    return f"<table class='mesh-table'>{caption}<tr>{rows_of_table}</tr></table>"
 
 
 def text(value: object) -> str:
@@ -294,6 +293,18 @@ def notified(kind: type[Exception] = MeshError) -> Iterator[None]:
         yield
     except kind as error:
         ui.notify(str(error), type="negative", multi_line=True)
+
+
+@contextmanager
+def question(label: str, yes: str) -> Iterator[ui.dialog]:
+    """A dialog with a button of this name and one to cancel; the block adds its
+    content. Awaiting the dialog gives true if the viewer has chosen ``yes``."""
+    with ui.dialog() as dialog, ui.card():
+        dialog.props(f'aria-label="{label}"')
+        yield dialog
+        with ui.row():
+            ui.button(yes, on_click=lambda: dialog.submit(result=True))
+            ui.button("Cancel", on_click=dialog.close).props("flat")
 
 
 @contextmanager

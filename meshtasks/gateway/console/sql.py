@@ -11,7 +11,14 @@ from typing import Any
 
 from nicegui import ui
 
-from meshtasks.gateway.console.frame import Console, html, scrolling, status, text
+from meshtasks.gateway.console.frame import (
+    Console,
+    html,
+    scrolling,
+    status,
+    table,
+    text,
+)
 from meshtasks.observation.chart import STYLE, is_number
 from meshtasks.observation.query import Answered, QueryRefused
 
@@ -127,31 +134,20 @@ def _summary(answer: Answered, seconds: float) -> str:
 
 def _table(answer: Answered) -> str:
     rows = answer.rows[:_ROWS]
-    numeric = [
-        all(is_number(row[index]) or row[index] is None for row in rows)
-        for index in range(len(answer.columns))
+    names = [text(name) for name in answer.columns]
+    numbers = [
+        name
+        for index, name in enumerate(names)
+        if all(is_number(row[index]) or row[index] is None for row in rows)
     ]
-    kinds = [" class='n'" if each else "" for each in numeric]
-    head = "".join(
-        f"<th scope='col'{kind}>{text(name)}</th>"
-        for name, kind in zip(answer.columns, kinds, strict=True)
-    )
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f"<td{kind}>{text(_shown(value))}</td>"
-            for value, kind in zip(row, kinds, strict=True)
-        )
-        + "</tr>"
-        for row in rows
-    )
+    cells = ([text(_shown(value)) for value in row] for row in rows)
     more = (
         f"<p class='mesh-dim'>The first {len(rows):,} rows; <code>meshtasks query "
         "--csv</code> gives all of them.</p>"
         if answer.more or len(answer.rows) > len(rows)
         else ""
     )
-    return f"<table class='mesh-table'><tr>{head}</tr>{body}</table>{more}"
+    return table("", names, cells, numbers, of=None) + more
 
 
 def _shown(value: Any) -> str:
