@@ -6,9 +6,10 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
+from itertools import islice
 from typing import Annotated, Any, BinaryIO
 
 import click
@@ -17,7 +18,7 @@ from pydantic_core import from_json
 
 from meshtasks.amqp import headers
 from meshtasks.amqp.dead_letter_groups import Groups, Selection
-from meshtasks.amqp.dead_letters import dead_letter_of
+from meshtasks.amqp.dead_letters import DeadLetter, dead_letter_of
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.peek import HeldMessages
 from meshtasks.amqp.publisher import Outgoing, Publisher
@@ -186,24 +187,28 @@ def list_(
     queue.
     """
     selection = options.selection()
-    groups, total = Groups(), 0
+    groups = Groups()
     with opened(load_settings(), options.queue) as letters:
-        for _, letter in letters.peek("looking"):
-            if not selection.matches(letter):
-                continue
-            total += 1
-            if not each:
-                groups.add(letter)
-            elif total <= limit:
-                say(json.dumps(letter._asdict()) if as_json else one_line(letter))
-    if each:
-        if total > limit:
-            say(f"{total - limit:,} more (--limit {total})", err=True)
-    elif as_json:
+        found = (
+            letter for _, letter in letters.peek("looking") if selection.matches(letter)
+        )
+        if each:
+            _list_each(found, limit, as_json=as_json)
+            return
+        for letter in found:
+            groups.add(letter)
+    if as_json:
         for group in groups.largest_first():
             say(json.dumps(group_as_json(group), ensure_ascii=False))
     else:
-        say(*overview(groups.largest_first(), total, limit))
+        say(*overview(groups.largest_first(), groups.total, limit))
+
+
+def _list_each(found: Iterator[DeadLetter], limit: int, *, as_json: bool) -> None:
+    for letter in islice(found, limit):
+        say(json.dumps(letter._asdict()) if as_json else one_line(letter))
+    if more := sum(1 for _ in found):
+        say(f"{more:,} more (--limit {limit + more})", err=True)
 
 
 @app.command()

@@ -73,18 +73,7 @@ def new(
             "between them, _; at most 31 of them, and not null, true, false or amq",
             EXIT_USAGE,
         )
-    flows = load_flows()
-    if name in flows.packages:
-        fail(
-            f"there is a flow {name} already; `meshtasks flow list` has all", EXIT_USAGE
-        )
-    topology = load_settings().read(TOPOLOGY)
-    taken = {f"exchange {each.name}" for each in topology.exchanges}
-    taken |= {f"queue {each}" for each in topology.queue_names}
-    taken |= {f"file {file.name}" for file in (*flows.files, GATEWAY)}
-    for own in (f"file {name}.yaml", f"exchange {name}", f"queue {name}.records"):
-        if own in taken:
-            fail(f"the mesh has the {own} already; choose another name", EXIT_USAGE)
+    _check_is_free(name)
     distribution = f"mesh-{name.replace('_', '-')}"
     directory = into / distribution
     if directory.exists():
@@ -100,3 +89,19 @@ def new(
     except OSError as error:
         fail(f"{directory} cannot be written: {error.strerror}", EXIT_USAGE)
     say(f"Wrote {directory}; its README.md has the next steps.")
+
+
+def _check_is_free(name: str) -> None:
+    """End the command if the mesh has a flow, file, exchange or queue of this name."""
+    flows = load_flows()
+    if name in flows.packages:
+        fail(
+            f"there is a flow {name} already; `meshtasks flow list` has all", EXIT_USAGE
+        )
+    topology = load_settings().read(TOPOLOGY)
+    taken = {f"exchange {each.name}" for each in topology.exchanges}
+    taken |= {f"queue {each}" for each in topology.queue_names}
+    taken |= {f"file {file.name}" for file in (*flows.files, GATEWAY)}
+    for own in (f"file {name}.yaml", f"exchange {name}", f"queue {name}.records"):
+        if own in taken:
+            fail(f"the mesh has the {own} already; choose another name", EXIT_USAGE)

@@ -55,22 +55,10 @@ def gateway(
     from meshtasks.gateway.app import PromptProtocol, create_gateway  # noqa: PLC0415
     from meshtasks.gateway.context import Context  # noqa: PLC0415
 
-    settings = load_settings()
-    flows = load_flows()
+    settings, flows = load_settings(), load_flows()
     handlers = flows.handlers(settings)
     context = Context.from_settings(settings, handlers, flows.commands)
-    try:
-        listener = socket.create_server((host, port), backlog=2048)
-    except OSError as error:
-        fail(
-            f"cannot listen on {host}:{port}: {error.strerror}. Is another gateway "
-            "running? --port chooses another port.",
-            os.EX_UNAVAILABLE,
-        )
-    # Every connection inherits this. asyncio sets it only on sockets that name their
-    # protocol. Without it a response waits 40 ms for the acknowledgement of its
-    # headers.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener = _listen(host, port)
     application = create_gateway(context)
     if installed("console"):
         from meshtasks.gateway.console.mounting import mount_console  # noqa: PLC0415
@@ -93,3 +81,24 @@ def gateway(
     if installed("console"):
         say(f"The console is http://{address}/", err=True)
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Open the socket of the gateway.
+
+    Raises:
+        typer.Exit: the address is in use, or not one of this machine.
+    """
+    try:
+        listener = socket.create_server((host, port), backlog=2048)
+    except OSError as error:
+        fail(
+            f"cannot listen on {host}:{port}: {error.strerror}. Is another gateway "
+            "running? --port chooses another port.",
+            os.EX_UNAVAILABLE,
+        )
+    # Every connection inherits this. asyncio sets it only on sockets that name their
+    # protocol. Without it a response waits 40 ms for the acknowledgement of its
+    # headers.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener

@@ -95,16 +95,10 @@ def publish(
     route = Route(exchange, routing_key, _headers(header or ()), settings)
     job = Job(route, patience)
     try:
-        if raw:
-            body = sys.stdin.buffer.read() if from_stdin else os.fsencode(document)
-            job.send([body])
-        elif from_stdin:
+        if from_stdin and not raw:
             _publish_lines(job, sys.stdin.buffer, array)
         else:
-            body = os.fsencode(document)  # the exact bytes of the command line
-            if fault := _json_fault(body):
-                fail(f"not JSON: {fault}. Nothing was published.", os.EX_DATAERR)
-            job.send([body])
+            job.send([_body(document, raw=raw)])
     except KeyboardInterrupt:
         fail(f"interrupted; {job.done}", EXIT_INTERRUPTED)
     finally:
@@ -112,6 +106,21 @@ def publish(
     say(job.done)
     if job.unbound:
         raise typer.Exit(_EXIT_UNROUTABLE)
+
+
+def _body(document: str, *, raw: bool) -> bytes:
+    """The body of a single message: the exact bytes of the command line, or all of
+    standard input.
+
+    Raises:
+        typer.Exit: it is not JSON, although it should be.
+    """
+    if document == "-":
+        return sys.stdin.buffer.read()
+    body = os.fsencode(document)
+    if not raw and (fault := _json_fault(body)):
+        fail(f"not JSON: {fault}. Nothing was published.", os.EX_DATAERR)
+    return body
 
 
 def _publish_lines(job: Job, source: BinaryIO, array: int) -> None:
