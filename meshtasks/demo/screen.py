@@ -58,7 +58,7 @@ class Screen:
         stack = self._stack
         broker = stack.rabbitmq
         by_amqp = (
-            f". {shown_path(stack.env_file)}; {_program('meshtasks')} publish "
+            f". {shown_path(stack.env_file)}; {_program()} publish "
             "sensors sensors.temperature.balcony '{\"value\": 21.5}'"
         )
         by_http = (
@@ -128,7 +128,7 @@ class Screen:
         flower = f"{stack.flower_user} / {stack.flower_password}"
         account = f"{broker.user} / {broker.password}"
         # Debian builds VictoriaMetrics without its web pages.
-        page = f". {shown_path(stack.env_file)}; {_program('meshtasks')} report"
+        page = f". {shown_path(stack.env_file)}; {_program()} report"
         return [
             ("house", stack.console_address),
             ("readings", f"{page}   draws the rooms"),
@@ -145,12 +145,12 @@ def shown_path(path: Path) -> str:
     return str(path) if relative.startswith("..") else relative
 
 
-def _program(name: str) -> str:
+def _program() -> str:
     """Return the command as the user can type it in the current directory."""
-    installed = Path(sys.executable).with_name(name)
-    found = shutil.which(name)
+    installed = Path(sys.executable).with_name("meshtasks")
+    found = shutil.which("meshtasks")
     if found and Path(found).resolve() == installed.resolve():
-        return name
+        return "meshtasks"
     return shown_path(installed)
 
 

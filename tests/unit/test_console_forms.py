@@ -9,7 +9,7 @@ import pytest
 from pydantic import Field
 
 from meshtasks.flows.contract import Arguments
-from meshtasks.gateway.console.workers import kinds_of
+from meshtasks.gateway.console.form import kinds_of
 
 
 class _Colour(Enum):
