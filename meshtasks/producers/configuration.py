@@ -47,7 +47,7 @@ CONFIGS: Mapping[str, Callable[[Settings], object]] = {
     module.partition(".")[0]: partial(_read, module=module)
     for module in (
         "homeassistant.config",
-        "prometheus",
+        "prometheus.config",
         "sensornet.config",
         "system",
         "triton",

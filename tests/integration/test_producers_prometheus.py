@@ -16,19 +16,18 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.openmetrics.exposition import generate_latest
 
-import meshtasks.producers.prometheus as command
+import meshtasks.producers.prometheus.__main__ as command
 from meshtasks.demo import loopback
 from meshtasks.demo.process import Process
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.errors import ConfigError
-from meshtasks.producers.pods import PodDiscovery
-from meshtasks.producers.prometheus import (
+from meshtasks.producers.prometheus.config import (
     KubernetesConfig,
-    PrometheusCollector,
     PrometheusConfig,
-    Target,
     TargetConfig,
 )
+from meshtasks.producers.prometheus.pods import PodDiscovery
+from meshtasks.producers.prometheus.scraping import PrometheusCollector, Target
 from tests.support.collectors import Record, metrics_until, running, write_config
 from tests.support.httpserver import Handler, HTTPServer
 from tests.support.kubernetes import pod, pod_list, refusal, write_kubeconfig
@@ -476,7 +475,7 @@ class TestKubernetes:
     ) -> None:
         env = write_config(tmp_path, "prometheus", {"kubernetes": {}})
         monkeypatch.setenv("MESH_CONFIG_DIR", env["MESH_CONFIG_DIR"])
-        monkeypatch.delitem(sys.modules, "meshtasks.producers.pods")
+        monkeypatch.delitem(sys.modules, "meshtasks.producers.prometheus.pods")
         monkeypatch.setitem(sys.modules, "kubernetes", None)
 
         with pytest.raises(ConfigError, match=r"meshtasks\[kubernetes\]"):

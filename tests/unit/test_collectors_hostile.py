@@ -13,12 +13,8 @@ from hypothesis import strategies as st
 from meshtasks.producers.buffer import encode
 from meshtasks.producers.collecting import Measured
 from meshtasks.producers.http import Client, Page
-from meshtasks.producers.prometheus import (
-    PrometheusCollector,
-    PrometheusConfig,
-    Target,
-    TargetConfig,
-)
+from meshtasks.producers.prometheus.config import PrometheusConfig, TargetConfig
+from meshtasks.producers.prometheus.scraping import PrometheusCollector, Target
 from meshtasks.producers.triton import TritonCollector, TritonConfig
 from meshtasks.records.points import fields_text, metric_start, tags_of
 

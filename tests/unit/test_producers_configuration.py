@@ -13,7 +13,7 @@ from meshtasks.config.environment import Environment
 from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError
 from meshtasks.producers.configuration import Selection
-from meshtasks.producers.prometheus import PrometheusConfig
+from meshtasks.producers.prometheus.config import PrometheusConfig
 from meshtasks.producers.system import Group, SystemConfig
 from meshtasks.producers.triton import TritonConfig
 

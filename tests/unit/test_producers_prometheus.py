@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshtasks.producers.collecting import Counters
-from meshtasks.producers.exposition import (
+from meshtasks.producers.http import Page
+from meshtasks.producers.prometheus.exposition import (
     LeftOut,
     Moment,
     Translated,
     Translator,
     quantile,
 )
-from meshtasks.producers.http import Page
-from meshtasks.producers.prometheus import Unreadable, families
+from meshtasks.producers.prometheus.scraping import Unreadable, families
 from meshtasks.records.points import fields_text, metric_start, tags_of
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"

@@ -1,4 +1,4 @@
-"""``python -m meshtasks.producers prometheus``: metrics of services, by scraping."""
+"""Scrapes pages of metrics, and makes metrics of the mesh of them."""
 
 from __future__ import annotations
 
@@ -9,140 +9,31 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Annotated, Self
-from urllib.parse import urlsplit
 
-import typer
 from prometheus_client import Metric as Family
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
-from pydantic import Field, FilePath, model_validator
 
-from meshtasks.config.environment import auth_headers
-from meshtasks.config.extras import require
-from meshtasks.config.loader import ConfigModel
-from meshtasks.config.settings import ConfigFile, Settings, load_settings
-from meshtasks.config.urls import Auth, HttpUrl
 from meshtasks.errors import MeshError
-from meshtasks.producers.__main__ import main
 from meshtasks.producers.collecting import (
     LONGEST_GAP_INTERVALS,
     SCRAPE,
     Counters,
-    DryRun,
     Guard,
     Measured,
     Unforeseen,
     contained,
     elapsed_seconds,
-    run_collector,
 )
-from meshtasks.producers.configuration import (
-    Seconds,
-    Selection,
-    Word,
-)
-from meshtasks.producers.exposition import (
+from meshtasks.producers.http import Client, Page
+from meshtasks.producers.prometheus.config import PrometheusConfig, TargetConfig
+from meshtasks.producers.prometheus.exposition import (
     LeftOut,
     Moment,
     Translated,
     Translator,
 )
-from meshtasks.producers.http import Client, Page
 from meshtasks.text import clip
-
-_Tag = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
-
-
-class TargetConfig(ConfigModel):
-    """A service's page of metrics.
-
-    Attributes:
-        service: name of the service in routing keys and the tag ``service``.
-        instance: tag that distinguishes instances of a service; by default host and
-            port of the URL.
-        tags: added to all metrics of the page.
-        ca_file: PEM certificates that verify the server; by default the system's.
-    """
-
-    service: Word
-    url: HttpUrl
-    instance: Annotated[str, Field(min_length=1)] = ""
-    tags: dict[_Tag, str] = Field(default_factory=dict)
-    auth: Auth | None = None
-    ca_file: FilePath | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_instance(cls, data: object) -> object:
-        if isinstance(data, dict) and "instance" not in data and "url" in data:
-            return {**data, "instance": urlsplit(str(data["url"])).netloc or "-"}
-        return data
-
-
-class KubernetesConfig(ConfigModel):
-    """Where to find pods with the annotation ``prometheus.io/scrape: "true"``.
-
-    Attributes:
-        namespaces: namespaces to search; all if empty.
-        label_selector: as in ``kubectl -l``; all pods if empty.
-        kubeconfig: file with the cluster's address and credentials. By default the
-            pod's own credentials are used, or outside of a pod those of ``kubectl``.
-        refresh_seconds: interval between searches.
-    """
-
-    namespaces: tuple[str, ...] = ()
-    label_selector: str = ""
-    kubeconfig: FilePath | None = None
-    refresh_seconds: Seconds = 60.0
-
-
-class PrometheusConfig(ConfigModel):
-    """The pages to scrape, and the metrics to publish.
-
-    Attributes:
-        interval_seconds: between two scrapes of a page.
-        timeout_seconds: for the response of a page.
-        series_limit: a page with more series is refused as a whole.
-        metrics: families to publish, by their names in Prometheus.
-        quantiles: quantiles of histograms, over the interval; each is a field.
-        buckets: whether to publish the buckets of histograms.
-        targets: pages with a fixed URL.
-        kubernetes: where to find more targets.
-    """
-
-    interval_seconds: Seconds = 30.0
-    timeout_seconds: Seconds = 10.0
-    series_limit: Annotated[int, Field(ge=1)] = 20_000
-    metrics: Selection = Selection()
-    quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5, 0.9, 0.99)
-    buckets: bool = True
-    targets: tuple[TargetConfig, ...] = ()
-    kubernetes: KubernetesConfig | None = None
-
-    @model_validator(mode="after")
-    def _makes_sense(self) -> Self:
-        if self.timeout_seconds > self.interval_seconds:
-            message = "expected timeout_seconds to be at most interval_seconds"
-            raise ValueError(message)
-        if not self.targets and self.kubernetes is None:
-            message = "expected targets, or kubernetes to find some"
-            raise ValueError(message)
-        seen = set()
-        for target in self.targets:
-            name = f"{target.service} {target.instance}"
-            if name in seen:
-                message = (
-                    f"expected each instance of a service once, got {name} twice; "
-                    "give one another instance"
-                )
-                raise ValueError(message)
-            seen.add(name)
-        return self
-
-
-CONFIG = ConfigFile("producers/prometheus.yaml", PrometheusConfig)
-
 
 logger = logging.getLogger(__name__)
 
@@ -326,43 +217,3 @@ class PrometheusCollector:
             if target := self._guard.attempt(f"target {name}", make):
                 self._found[name] = target
                 logger.info("target %s is new", name)
-
-
-def prometheus(context: typer.Context, *, dry_run: DryRun = False) -> None:
-    """Publish metrics of services that have a page for Prometheus or OpenMetrics.
-
-    Services and interval are in config/producers/prometheus.yaml; Kubernetes pods can
-    be discovered by their annotations. Metrics go to the exchange metrics, with the
-    routing keys metrics.application.<service>.<metric>.
-
-    Exit codes: 0 all confirmed; 1 no queue for some messages; 75 some not confirmed,
-    they are on disk; 78 bad configuration.
-    """
-    settings = load_settings()
-    config, path = settings.read(CONFIG), settings.path(CONFIG)
-    targets = [
-        Target(
-            target,
-            config,
-            auth_headers(target.auth, settings.env, path, f"targets.{index}.auth"),
-        )
-        for index, target in enumerate(config.targets)
-    ]
-    discovery = _discovery(settings, config.kubernetes)
-    collector = PrometheusCollector(config, targets, discovery)
-    run_collector(context, collector.collect, config.interval_seconds, dry_run=dry_run)
-
-
-def _discovery(
-    settings: Settings, wanted: KubernetesConfig | None
-) -> tuple[Discovery, float] | None:
-    if wanted is None:
-        return None
-    require("kubernetes", "looking for pods (`kubernetes` of prometheus.yaml)")
-    from meshtasks.producers.pods import PodDiscovery  # noqa: PLC0415
-
-    return PodDiscovery(wanted, settings.path(CONFIG)).targets, wanted.refresh_seconds
-
-
-if __name__ == "__main__":
-    main("prometheus")

@@ -22,10 +22,7 @@ from pydantic import ValidationError
 from meshtasks.config.loader import fault_in
 from meshtasks.errors import Transient
 from meshtasks.producers.collecting import Guard, routing_word
-from meshtasks.producers.prometheus import (
-    KubernetesConfig,
-    TargetConfig,
-)
+from meshtasks.producers.prometheus.config import KubernetesConfig, TargetConfig
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Publishes metrics of services that have a page for Prometheus or OpenMetrics."""
