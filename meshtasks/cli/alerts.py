@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Never
 
 import typer
 
-from meshtasks.cli.terminal import fail, say, tell_place
+from meshtasks.cli.terminal import AsJsonLines, fail, say, tell_place
 from meshtasks.config.durations import seconds_of, span_text
 from meshtasks.config.settings import load_settings
 from meshtasks.errors import SinkRejected
@@ -48,8 +48,6 @@ _EXAMPLES = 10
 
 app = typer.Typer()
 
-_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
-
 
 @app.command("list")
 def show(
@@ -58,7 +56,7 @@ def show(
         bool,
         typer.Option("--all", help="Show alerts that ended in the last week, too."),
     ] = False,
-    as_json: _AsJson = False,
+    as_json: AsJsonLines = False,
 ) -> None:
     """Show active alerts and silences.
 
@@ -191,7 +189,7 @@ def ack(
 def history(
     *,
     limit: Annotated[int, typer.Option(min=1, help="Number of events.")] = 50,
-    as_json: _AsJson = False,
+    as_json: AsJsonLines = False,
 ) -> None:
     """Show recent events, the latest last: start and end of alerts, and notifications
     that were sent, or were not, with the reason.

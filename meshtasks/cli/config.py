@@ -13,7 +13,7 @@ import typer
 
 from meshtasks.amqp.connecting import unopened
 from meshtasks.amqp.topology import PENDING_TIMESERIES, TOPOLOGY
-from meshtasks.cli.terminal import EXIT_USAGE, fail, say
+from meshtasks.cli.terminal import EXIT_USAGE, AsJson, fail, say
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import ConfigError
 from meshtasks.flows.contract import Handler
@@ -176,7 +176,7 @@ def check(
             "--allow-warnings", help="Exit with 0 if there are only warnings."
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check config/, config/producers and the MESH_… variables for mistakes.
 

@@ -40,6 +40,7 @@ from meshtasks.cli.dlq_queue import (
     page,
 )
 from meshtasks.cli.terminal import (
+    AsJsonLines,
     File,
     counting,
     fail,
@@ -55,8 +56,6 @@ app = typer.Typer()
 
 #: Number of exported dead letters that are published together.
 _BATCH = 500
-
-_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 
 
 @app.command()
@@ -176,7 +175,7 @@ def list_(
             min=1, help="Number of groups or, with --each, of dead letters to show."
         ),
     ] = 50,
-    as_json: _AsJson = False,
+    as_json: AsJsonLines = False,
 ) -> None:
     """Show the dead letters by reason and queue.
 

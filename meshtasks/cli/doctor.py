@@ -20,7 +20,7 @@ from urllib3.exceptions import HTTPError
 from meshtasks.amqp.management import urls
 from meshtasks.amqp.queues import QUEUES
 from meshtasks.cli.config import findings
-from meshtasks.cli.terminal import ManagementUrl, say, tell_place
+from meshtasks.cli.terminal import AsJson, ManagementUrl, say, tell_place
 from meshtasks.config.settings import Settings, load_settings
 from meshtasks.errors import MeshError, told
 from meshtasks.flows.diagnosis import Check, Verdict, disk, probe, size_text
@@ -46,7 +46,7 @@ _MARKS = {
 
 def doctor(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     management_url: ManagementUrl = None,
     within: Annotated[
         float,

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from meshtasks.amqp.entities import topic_matches
-from meshtasks.cli.terminal import say
+from meshtasks.cli.terminal import AsJson, say
 from meshtasks.config.durations import span_text
 from meshtasks.config.settings import load_settings
 from meshtasks.observation.sensor_facts import Facts, Remembered
@@ -113,7 +113,7 @@ def sensors(
     silent: Annotated[
         bool, typer.Option("--silent", help="Show only silent sensors.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show every sensor: its latest reading, the age of the reading, gaps.
 

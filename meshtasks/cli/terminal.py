@@ -48,6 +48,11 @@ ManagementUrl = Annotated[
     ),
 ]
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsJsonLines = Annotated[
+    bool, typer.Option("--json", help="Print JSON, one object a line.")
+]
+
 File = Annotated[
     Path,
     typer.Argument(help="File; - is standard input or output.", dir_okay=False),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from meshtasks.cli.terminal import moment_of, say
+from meshtasks.cli.terminal import AsJson, moment_of, say
 from meshtasks.config.settings import load_settings
 from meshtasks.flows.loading import load_flows
 from meshtasks.observation.why import EXPLAINED, UNKNOWN, UNKNOWN_TIME, WELL, ask
@@ -35,7 +35,7 @@ def why(
             "Default: now.",
         ),
     ] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show why a sensor's curve has a gap, or why no alert came.
 
