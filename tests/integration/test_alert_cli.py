@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from meshtasks.cli import main
 from tests.support.alerting import Manager
+from tests.support.command import Command, script
 from tests.support.receiver import Answer, Receiver
-
-
-class Result(NamedTuple):
-    """What a command left behind."""
-
-    exit_code: int
-    stdout: str
-    stderr: str
-
-
-Command = Callable[..., Result]
 
 
 @pytest.fixture
@@ -46,16 +33,7 @@ def alerts(
     monkeypatch.setenv("MESH_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("MESH_CONFIG_DIR", str(tmp_path / "config"))
     monkeypatch.setenv("LOGNAME", "ann")
-
-    def run(*arguments: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["meshtasks", "alerts", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        code = ended.value.code
-        assert isinstance(code, int)
-        return Result(code, *capsys.readouterr())
-
-    return run
+    return script(monkeypatch, capsys, "alerts")
 
 
 def only(alerts: Command) -> dict[str, str]:

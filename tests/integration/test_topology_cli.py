@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from meshtasks.amqp.topology import Topology
-from meshtasks.cli import main
 from meshtasks.config.loader import load_yaml
 from meshtasks.demo.rabbitmq import RabbitMQ
 from tests.support.amqp import open_channel
+from tests.support.command import Command, Result, script
 from tests.support.httpserver import Handler, HTTPServer
 from tests.support.topologies import SHIPPED
 from tests.support.waiting import wait_until
@@ -22,22 +19,11 @@ from tests.support.waiting import wait_until
 TOPOLOGY = load_yaml(SHIPPED, Topology)
 
 
-class Result(NamedTuple):
-    """What a command left behind."""
-
-    exit_code: int
-    stdout: str
-    stderr: str
-
-
 class RouterPage(Handler):
     """A web server that is no RabbitMQ."""
 
     def do_GET(self) -> None:  # noqa: N802 - the name http.server calls
         self.answer(200, b"<html>your router</html>", {})
-
-
-Command = Callable[..., Result]
 
 
 @pytest.fixture
@@ -49,16 +35,7 @@ def topology(
     """Runs ``meshtasks topology …`` on the test's virtual host."""
     monkeypatch.setenv("MESH_CONFIG_DIR", str(SHIPPED.parent))
     monkeypatch.setenv("MESH_BROKER_URL", amqp_url)
-
-    def run(*arguments: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["meshtasks", "topology", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        code = ended.value.code
-        assert isinstance(code, int)
-        return Result(code, *capsys.readouterr())
-
-    return run
+    return script(monkeypatch, capsys, "topology")
 
 
 @pytest.fixture

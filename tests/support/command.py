@@ -32,9 +32,17 @@ def command(
     """Runs ``meshtasks …`` in the mesh of that environment."""
     for name, value in variables(environment).items():
         monkeypatch.setenv(name, value)
+    return script(monkeypatch, capsys)
+
+
+def script(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
+) -> Command:
+    """Runs ``meshtasks WORDS …`` in this process's environment."""
 
     def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["meshtasks", *map(str, arguments)])
+        argv = ["meshtasks", *words, *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", argv)
         with pytest.raises(SystemExit) as ended:
             main()
         code = ended.value.code

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from dotenv import dotenv_values
 
-from meshtasks.cli import certificates, main
+from meshtasks.cli import certificates
 from meshtasks.cli.answers import host, own_address
 from meshtasks.cli.secrets import secrets
 from meshtasks.config.environment import SHIPPED_CONFIG
 from meshtasks.demo import loopback
 from tests.support.certificates import QUICK_KEY
-from tests.support.command import Result
+from tests.support.command import Result, script
 
 ROOT = Path(__file__).parents[2]
 MESHTASKS = Path(sys.executable).with_name("meshtasks")
@@ -43,16 +43,7 @@ def init(
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setattr(certificates, "KEY", QUICK_KEY)
 
-    def init(directory: Path | str, *options: str) -> Result:
-        words = ["meshtasks", "init", str(directory), *options]
-        monkeypatch.setattr(sys, "argv", words)
-        with pytest.raises(SystemExit) as ended:
-            main()
-        code = ended.value.code
-        assert isinstance(code, int)
-        return Result(code, *capsys.readouterr())
-
-    return init
+    return script(monkeypatch, capsys, "init")
 
 
 def files(directory: Path) -> dict[str, str]:
