@@ -406,8 +406,11 @@ def played_triton() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def real_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The session's real server of models, where it runs."""
-    with _serving(Triton(tmp_path_factory.mktemp("triton"), REPOSITORIES)) as server:
+    """The session's real server of models, where it runs.
+
+    A space in its directory is as in a clone in "My Documents".
+    """
+    with _serving(Triton(tmp_path_factory.mktemp("my triton"), REPOSITORIES)) as server:
         yield server
 
 
@@ -429,7 +432,7 @@ def new_played_triton(models: Path) -> Iterator[Server]:
 @pytest.fixture
 def new_real_triton(models: Path, tmp_path: Path) -> Iterator[Server]:
     """A real server of models of the test's own; it starts in a quarter of a second."""
-    with _serving(Triton(tmp_path / "triton", [*REPOSITORIES, models])) as server:
+    with _serving(Triton(tmp_path / "my triton", [*REPOSITORIES, models])) as server:
         yield server
 
 

@@ -134,13 +134,19 @@ class Triton(Server):
         self.directory = directory.absolute()
         self.port = loopback.free_port() if port is None else port
         self._backends = self.directory / "backends"
+        self._repositories = {
+            self.directory / f"models-{number}": each.absolute()
+            for number, each in enumerate(repositories)
+        }
         self._shared_memory = f"mesh_triton_{self.port}_"
         process = Process(
             "tritonserver",
             [
                 _SERVER / "bin" / "tritonserver",
-                *(f"--model-repository={each.absolute()}" for each in repositories),
-                f"--backend-directory={self._backends}",
+                # Paths in the working directory: a model is started by a shell, to
+                # which Triton gives them without quotation marks.
+                *(f"--model-repository={link.name}" for link in self._repositories),
+                f"--backend-directory={self._backends.name}",
                 "--model-control-mode=explicit",
                 "--load-model=*",
                 "--disable-auto-complete-config",
@@ -153,6 +159,7 @@ class Triton(Server):
                 "--exit-timeout-secs=5",
             ],
             log_path=self.directory / "triton.log",
+            cwd=self.directory,
             env={
                 **os.environ,
                 # Models run in the first Python on the PATH, which needs its own
@@ -183,7 +190,7 @@ class Triton(Server):
         if not _SERVER.is_dir():
             message = f"tritonserver is not installed; {_INSTALL} does that"
             raise ProcessFailed(message)
-        self._link_backend()
+        self._link_files()
         super().start(within_seconds)
 
     @override
@@ -196,8 +203,8 @@ class Triton(Server):
         super().kill()
         self._free_shared_memory()
 
-    def _link_backend(self) -> None:
-        """Link the Python backend's files, which the wheel has in two directories."""
+    def _link_files(self) -> None:
+        """Link the models, and the Python backend, whose files lie in two places."""
         backend = self._backends / "python"
         backend.mkdir(parents=True, exist_ok=True)
         version = _PYTHON.removeprefix("python")
@@ -205,12 +212,17 @@ class Triton(Server):
             *(_SERVER / "backends" / "python").glob("*triton_python*"),
             *(_SERVER / "python_backend_stubs" / version).iterdir(),
         ):
-            link = backend / source.name
-            if not link.is_symlink():
-                link.symlink_to(source)
+            _link(backend / source.name, source)
+        for link, repository in self._repositories.items():
+            _link(link, repository)
 
     def _free_shared_memory(self) -> None:
         """Remove the shared memory of a killed server, a megabyte per model."""
         shared = Path("/dev/shm")  # noqa: S108 - where Linux has shared memory
         for region in shared.glob(f"{self._shared_memory}*"):
             region.unlink(missing_ok=True)
+
+
+def _link(link: Path, target: Path) -> None:
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
