@@ -12,7 +12,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typing_extensions import override
 
-from meshtasks.cli.terminal import reflow, run, say, show_version
+from meshtasks.cli.terminal import run, say, show_version
+from meshtasks.command_help import reflow
 from meshtasks.errors import ConfigError, Transient
 
 #: Name of every command → first paragraph of its help. The module of the same name has

@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import json
 import secrets
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
@@ -66,9 +65,8 @@ def show(
 
     Exit codes: 0; 69 the state cannot be read; 78 bad configuration.
     """
-    now = time.time()
     with _sinks() as sinks:
-        policy = sinks.settings.read(ALERTS)
+        policy, now = sinks.settings.read(ALERTS), sinks[ALERT_STATE].now()
         with sinks[ALERT_STATE].tables() as tables:
             alerts = current_alerts(tables, policy, now, every=every)
             silences = [each for each in tables.silences() if each.ends_at > now]
@@ -108,14 +106,15 @@ def silence(
 
     Exit codes: 0; 2 no matcher or no time; 69 the state cannot be written.
     """
-    now = time.time()
     try:
         texts = tuple(str(parse_matcher(text)) for text in matchers)
-        ends_at = now + seconds_of(lasts)
+        seconds = seconds_of(lasts)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    made = Silence(secrets.token_hex(4), texts, now, ends_at, _user(), comment)
-    with _tables() as tables:
+    with _tables() as (tables, now):
+        made = Silence(
+            secrets.token_hex(4), texts, now, now + seconds, _user(), comment
+        )
         tables.begin_silence(made, now)
         firing = tables.firing()
     say(*silenced_lines(made, firing, now), err=True)
@@ -133,9 +132,8 @@ def show_one(
 
     Exit codes: 0; 1 there is no such alert; 69 the state cannot be read.
     """
-    now = time.time()
     with _sinks() as sinks:
-        policy = sinks.settings.read(ALERTS)
+        policy, now = sinks.settings.read(ALERTS), sinks[ALERT_STATE].now()
         with sinks[ALERT_STATE].tables() as tables:
             alerts = current_alerts(tables, policy, now, every=True)
             known = {each.alert.fingerprint: each for each in alerts}
@@ -157,8 +155,7 @@ def expire(
 
     Exit codes: 0; 1 there is no such silence; 69 the state cannot be written.
     """
-    now = time.time()
-    with _tables() as tables:
+    with _tables() as (tables, now):
         lasting = {each.id: each for each in tables.silences() if each.ends_at > now}
         for name in [_the_one(lasting, each, "silences") for each in silence_ids]:
             tables.end_silence(lasting[name], _user(), now)
@@ -177,11 +174,11 @@ def ack(
 
     Exit codes: 0; 1 there is no such active alert; 69 the state cannot be written.
     """
-    with _tables() as tables:
+    with _tables() as (tables, now):
         firing = {each.fingerprint: each for each in tables.firing()}
         for beginning in fingerprints:
             alert = firing[_the_one(firing, beginning, "active alerts")]
-            tables.acknowledge(alert, _user(), time.time())
+            tables.acknowledge(alert, _user(), now)
             say(f"{alert.fingerprint} {alert.title}")
 
 
@@ -250,13 +247,13 @@ def _sinks() -> Iterator[Sinks]:
 
 
 @contextmanager
-def _tables() -> Iterator[AlertTables]:
-    """The tables, in one transaction."""
-    with (
-        _sinks() as sinks,
-        sinks[ALERT_STATE].tables() as tables,
-    ):
-        yield tables
+def _tables() -> Iterator[tuple[AlertTables, float]]:
+    """The tables, in one transaction, and the time by the clock of the state."""
+    with _sinks() as sinks:
+        store = sinks[ALERT_STATE]
+        now = store.now()
+        with store.tables() as tables:
+            yield tables, now
 
 
 def _user() -> str:

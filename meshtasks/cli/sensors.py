@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from meshtasks.amqp.entities import topic_matches
-from meshtasks.cli.terminal import AsJson, say
+from meshtasks.cli.terminal import AsJson, say, tell_place
 from meshtasks.config.durations import span_text
 from meshtasks.config.settings import load_settings
 from meshtasks.observation.sensor_facts import Facts, Remembered
@@ -137,7 +137,10 @@ def sensors(
         width = None if sys.stdout.isatty() else _WIDTH_CHARS
         Console(highlight=False, width=width).print(_table(lines))
     if not lines:
-        say("no sensor is known here that sends so", err=True)
+        tell_place(settings.env, "state_url")
+        which = "silent sensor" if silent else "sensor"
+        named = "" if pattern == "#" else f" whose routing key fits {pattern}"
+        say(f"the state has no {which}{named}", err=True)
         raise typer.Exit(1)
 
 

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from meshtasks.command_help import reflow
 from meshtasks.text import masked, printable
 
 if TYPE_CHECKING:
@@ -179,23 +180,6 @@ def show_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback
 
         say(f"meshtasks {version('meshtasks')}")
         raise typer.Exit
-
-
-def reflow(command: Any) -> None:
-    """Fit the help of a command and its subcommands to the width of the terminal.
-
-    typer keeps the line breaks of docstrings and adds its own, and shows the type
-    ``<bool>`` for flags; both are removed.
-    """
-    for name in ("help", "epilog"):
-        paragraphs = (getattr(command, name) or "").strip().split("\n\n")
-        joined = "\n\n".join(" ".join(each.split()) for each in paragraphs)
-        setattr(command, name, joined or None)
-    for parameter in command.get_params(typer.Context(command)):
-        if getattr(parameter, "is_flag", False):
-            parameter.metavar = ""
-    for each in getattr(command, "commands", {}).values():
-        reflow(each)
 
 
 @contextmanager

@@ -284,7 +284,7 @@ class Why:
             ends_at = hole.ends_at
             end = "it has not ended" if ends_at is None else f"to {clock(ends_at, now)}"
             headline = (
-                f"At {when} {_named(key)} has a hole, from "
+                f"At {when} {_named(key)} has a gap, from "
                 f"{clock(hole.begins_at, now)} {end}."
             )
         elif not found and at < first:
@@ -296,9 +296,9 @@ class Why:
             headline = f"Nothing is known of {_named(key)} at {when}: {known}."
             return Answer(name, UNKNOWN_TIME, headline, (), facts)
         elif found:
-            headline = f"At {when} {_named(key)} has no hole, but:"
+            headline = f"At {when} {_named(key)} has no gap, but:"
         else:
-            headline = f"At {when} {_named(key)} has no hole, and nothing was wrong."
+            headline = f"At {when} {_named(key)} has no gap, and nothing was wrong."
         state = EXPLAINED if found else WELL
         return Answer(name, state, headline, tuple(found), facts, hole)
 

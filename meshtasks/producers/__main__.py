@@ -17,6 +17,7 @@ from types import FrameType
 
 import typer
 
+from meshtasks.command_help import reflow
 from meshtasks.errors import ConfigError
 
 #: Source → its line in ``--help``: the first line of its command's docstring.
@@ -80,7 +81,8 @@ def main(*name: str) -> None:
     signal.signal(signal.SIGINT, end)
     try:
         arguments = [*name, *sys.argv[1:]]
-        app = application(next(iter(arguments), ""))
+        app = typer.main.get_command(application(next(iter(arguments), "")))
+        reflow(app)
         app(arguments, prog_name="python -m meshtasks.producers", obj=stop)
     except ConfigError as error:
         typer.echo(f"configuration: {error}", err=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from meshtasks.flows.alerts.store import AlertStore
 from tests.support.alerting import Manager
 from tests.support.command import Command, script
 from tests.support.receiver import Answer, Receiver
@@ -196,3 +197,17 @@ class TestTrying:
     @pytest.mark.parametrize("name", ["phone", "pager"])
     def test_one_that_is_not_there(self, alerts: Command, name: str) -> None:
         assert alerts("test", name).exit_code == 1
+
+
+def test_a_silence_goes_by_the_clock_of_the_state(
+    alerts: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = time.time() + 7200  # the database's clock, as of PostgreSQL
+    monkeypatch.setattr(AlertStore, "now", lambda _: ahead)
+
+    silence_id = alerts("silence", "location=attic", "--for", "1h").stdout.strip()
+
+    assert f"silence {silence_id}: " in alerts("list").stdout
+    assert "(1 h left)" in alerts("list").stdout
+    assert alerts("expire", silence_id).exit_code == 0
+    assert silence_id not in alerts("list").stdout

@@ -7,11 +7,14 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from meshtasks.amqp.publisher import Outgoing, Publisher
 from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
+from meshtasks.gateway.console.watch import MeshWatch
 from meshtasks.state.database import StateLocation
 from meshtasks.state.history import History
 from meshtasks.state.sensor_activity import BATTERY, Notes, SensorActivity, Stretch
@@ -138,3 +141,35 @@ def test_a_card_is_no_longer_red_when_its_alert_is_over(
 
     wait_until(lambda: "alert" not in card(home, "sauna"), 300, "its end")
     assert "mesh-alerting" not in card(home, "sauna", "className")
+
+
+def test_an_alert_of_a_room_without_values_has_a_card(
+    home: Browser, console_mesh: Environment
+) -> None:
+    wet = {"title": "water", "labels": {"location": "cellar", "kind": "leak"}}
+    receive(console_mesh, alert(**wet))
+    wait_card(home, "cellar", "warning alert: water")
+    assert "mesh-alerting" in card(home, "cellar", "className")
+
+    receive(console_mesh, alert(**wet, resolved=True))
+
+    wait_until(lambda: not card(home, "cellar"), 300, "its end")
+
+
+def test_the_headline_says_that_the_archive_cannot_be_read(
+    console_mesh: Environment, tmp_path: Path
+) -> None:
+    blocked = tmp_path / "archive"
+    blocked.symlink_to(blocked)
+    env = console_mesh.model_copy(update={"archive_url": f"file://{blocked}"})
+    watch = MeshWatch(Settings(env))
+    watch.start()
+    try:
+        watch.want()
+        wait_until(
+            lambda: any(str(blocked) in line.text for line in watch.headline()),
+            300,
+            "the archive's fault",
+        )
+    finally:
+        watch.stop()

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from meshtasks.cli import COMMANDS, load, loaded, main
-from meshtasks.cli.terminal import reflow
+from meshtasks.command_help import reflow
 
 #: Each takes as long to import as all the rest of the start, or longer.
 _HEAVY = {

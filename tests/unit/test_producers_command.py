@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,3 +43,13 @@ def test_help_imports_no_source() -> None:
     assert "sensornet" in shown
     heavy = {"amqp", "kombu", "pydantic", "psutil", "prometheus_client", "websockets"}
     assert heavy.isdisjoint(shown.splitlines())
+
+
+def test_help_has_the_width_of_the_terminal_and_no_types_of_flags() -> None:
+    program = [sys.executable, "-m", "meshtasks.producers", "system", "--help"]
+    environment = {**os.environ, "COLUMNS": "200"}
+
+    shown = subprocess.check_output(program, env=environment, text=True)
+
+    assert "yaml. Metrics go to the exchange metrics, with the routing keys" in shown
+    assert "<bool>" not in shown

@@ -215,9 +215,12 @@ class Silence:
     def shifted(self, now: float) -> Silence:
         """The silence after the clock was set back: if it would begin in the future, it
         begins now, and is as long as before."""
-        ahead = max(0.0, self.starts_at - now)
-        starts_at, ends_at = self.starts_at - ahead, self.ends_at - ahead
-        return replace(self, starts_at=starts_at, ends_at=ends_at)
+        return self.begun(now) if self.starts_at > now else self
+
+    def begun(self, now: float) -> Silence:
+        """The silence if it begins now, as long as before."""
+        ends_at = now + (self.ends_at - self.starts_at)
+        return replace(self, starts_at=now, ends_at=ends_at)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -280,25 +279,25 @@ class SilenceDialog:
         dialog.open()
 
     def _silence(self) -> Silence:
-        """The silence that the fields describe.
+        """The silence that the fields describe; it has not begun.
 
         Raises:
             ValueError: a field is not valid.
         """
-        now = time.time()
         viewer = self._console.viewer()
         return Silence(
             secrets.token_hex(4),
             tuple(map(str, _matchers(self._matchers.value or ""))),
-            now,
-            now + seconds_of(self._lasts.value or ""),
+            0.0,
+            seconds_of(self._lasts.value or ""),
             viewer.name if viewer else "?",
             self._comment.value or "",
         )
 
     async def _judge(self) -> None:
         try:
-            made, known = self._silence(), await self._console.alerts.alerts()
+            known = await self._console.alerts.alerts()
+            made = self._silence().begun(known.taken_at)
         except (ValueError, MeshError) as error:
             self._preview.set_content(bad(error))
             return
@@ -312,7 +311,7 @@ class SilenceDialog:
             self._dialog.close()
             what = f"silenced {' '.join(made.matchers)}"
             await self._console.alerts.change(
-                lambda tables, now: tables.begin_silence(made, now),
+                lambda tables, now: tables.begin_silence(made.begun(now), now),
                 made.created_by,
                 what,
             )

@@ -170,8 +170,14 @@ class Rooms:
         rows = sorted(
             latest.items(), key=lambda row: (row[0].room, _is_battery(row[0]), row[0])
         )
+        rooms = {
+            room: list(items) for room, items in groupby(rows, lambda row: row[0].room)
+        }
+        rooms |= {
+            room: [] for room in _rooms_of_alerts(self._watch.today.alerts, latest)
+        }
         alerts = _by_name(self._watch.today.alerts)
-        for room, items in groupby(rows, key=lambda row: row[0].room):
+        for room, items in sorted(rooms.items()):
             own = [
                 CardRow(
                     self._numbers.get(key) or next(self._counter),
@@ -216,10 +222,27 @@ def _by_name(alerts: Iterable[CurrentAlert]) -> dict[str, list[CurrentAlert]]:
     """Alerts by the values of their labels."""
     found: dict[str, list[CurrentAlert]] = {}
     for each in alerts:
-        labels = each.alert.own_labels
-        for name in {labels[label] for label in labels.keys() - _OF_RULES}:
+        for name in _names_in(each):
             found.setdefault(name, []).append(each)
     return found
+
+
+def _names_in(current: CurrentAlert) -> set[str]:
+    """The values of its labels that may name a room or a device."""
+    labels = current.alert.own_labels
+    return {labels[label] for label in labels.keys() - _OF_RULES}
+
+
+def _rooms_of_alerts(
+    alerts: Iterable[CurrentAlert], latest: Iterable[SensorKey]
+) -> set[str]:
+    """Locations of alerts that name no room and no sensor with a value."""
+    known = {name for key in latest for name in (key.room, key.sensor_id)}
+    return {
+        each.alert.own_labels["location"]
+        for each in alerts
+        if "location" in each.alert.own_labels and known.isdisjoint(_names_in(each))
+    }
 
 
 def _said_of(current: CurrentAlert) -> tuple[str, str]:

@@ -310,7 +310,7 @@ def _curve(view: SensorView, begins: float, ends: float) -> str:
     for number, (window, is_hole, found) in enumerate(view.annotations, 1):
         left = scale.x(window.begins_at)
         width = max(scale.x(window.ends_at or ends) - left, 3.0)
-        why = found[0].sentence if found else "a hole"
+        why = found[0].sentence if found else "a gap"
         shades.append(
             f'<rect class="{"hole" if is_hole else ""}" x="{left:.1f}" y="0" '
             f'width="{width:.1f}" height="{_HEIGHT}"><title>{number}: {text(why)}'
@@ -359,7 +359,7 @@ def _holes(annotations: Iterable[Annotation], now: float) -> str:
     items = []
     for number, (window, is_hole, found) in enumerate(annotations, 1):
         end = "now" if window.ends_at is None else clock(window.ends_at, now)
-        what = "a hole" if is_hole else found[0].cause
+        what = "a gap" if is_hole else found[0].cause
         said = "".join(
             f"<div class='mesh-wrap'>{text(cause.sentence)} "
             f"<span class='mesh-dim'>{text(cause.next_step)}</span></div>"
@@ -370,7 +370,7 @@ def _holes(annotations: Iterable[Annotation], now: float) -> str:
             f"{text(end)}: {text(what)}</b>{said}</li>"
         )
     if not items:
-        return "<p>No hole, and nothing was wrong in this span.</p>"
+        return "<p>No gap, and nothing was wrong in this span.</p>"
     return f"<h2 class='mesh-h2'>Why</h2><ol>{''.join(items)}</ol>"
 
 

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, TypeVar, cast
 
@@ -16,7 +16,7 @@ from amqp.exceptions import ChannelError
 from meshtasks.amqp.entities import MQTT_EXCHANGE
 from meshtasks.amqp.peek import tapped
 from meshtasks.amqp.topology import TOPOLOGY
-from meshtasks.config.extras import require
+from meshtasks.config.extras import installed
 from meshtasks.config.settings import Settings
 from meshtasks.errors import ConfigError, MeshError, Transient
 from meshtasks.flows.alerts.config import ALERTS
@@ -43,7 +43,7 @@ _LOOK_SECONDS = 3.0
 _STATE_SECONDS = 5.0
 #: If no page reports that it is open for this time, the threads pause.
 _UNWATCHED_SECONDS = 30.0
-_HISTORY_SECONDS = 120.0
+_HISTORY_SECONDS, _HISTORY_RETRY_SECONDS = 120.0, 15.0
 #: Delay of the history's libraries, so that the first page does not wait for them.
 _SETTLING_SECONDS = 1.0
 _RETRY_SECONDS = 2.0
@@ -67,6 +67,7 @@ class MeshWatch:
         seen: events of the workers since their page was opened.
         latest: the latest values of the sensors.
         rooms: curves of the last 24 hours from the archive.
+        rooms_fault: why the curves cannot be read; empty if they can.
         today: the state's records of this day.
         state_fault: why the state cannot be read; empty if it can.
     """
@@ -77,6 +78,7 @@ class MeshWatch:
         self.seen = Seen()
         self.latest = LatestValues(settings.read(KINDS))
         self.rooms: tuple[Room, ...] = ()
+        self.rooms_fault = ""
         self.today = Today()
         self.state_fault = ""
         self._settings = settings
@@ -132,8 +134,9 @@ class MeshWatch:
         """What is not well, the most severe first."""
         if self.snapshot is None:
             return []
+        faults = filter(None, (self.state_fault, self.rooms_fault))
         lines = self.today.headline(self.snapshot, self.answers)
-        return [*lines, Line(self.state_fault)] if self.state_fault else lines
+        return [*lines, *map(Line, faults)]
 
     def _is_wanted(self) -> bool:
         return time.monotonic() < self._wanted_until and not self._stopping.is_set()
@@ -193,21 +196,27 @@ class MeshWatch:
             self._stopping.wait(max(_STATE_SECONDS, _RESTS * took))
 
     def _read_history(self) -> None:
+        if not installed("analytics"):
+            return
         self._next_watch()
         self._stopping.wait(_SETTLING_SECONDS)
         while self._next_watch():
-            with suppress(MeshError):  # of the store; tried again at the next interval
+            pause_seconds = _HISTORY_SECONDS
+            try:
                 self.rooms = _rooms(self._settings)
-            self._stopping.wait(_HISTORY_SECONDS)
+                self.rooms_fault = ""
+            except MeshError as error:
+                self.rooms_fault = f"The curves of this page cannot be read: {error}"
+                pause_seconds = _HISTORY_RETRY_SECONDS
+            self._stopping.wait(pause_seconds)
 
 
 def _rooms(settings: Settings) -> tuple[Room, ...]:
-    """The curves of the last 24 hours.
+    """The curves of the last 24 hours. They need the extra ``analytics``.
 
     Raises:
         MeshError: the archive cannot be read.
     """
-    require("analytics", "the console's history")
     from meshtasks.flows.analytics.database import (  # noqa: PLC0415 - an extra
         opened,
         passing_over_damaged,
@@ -228,7 +237,7 @@ class Alerts(NamedTuple):
     """The alerts at one moment.
 
     Attributes:
-        taken_at: epoch seconds.
+        taken_at: epoch seconds, by the clock of the state.
         shown: active alerts, and alerts of the last week; at most :data:`_ALERTS`.
         notified: notification state of each route, by fingerprint and route.
         silences: silences that have not ended.
@@ -254,6 +263,7 @@ class AlertsModel:
         self._settings = settings
         self._policy = settings.read(ALERTS)
         self._read: Alerts | None = None
+        self._fresh_until = 0.0
         self._lock = asyncio.Lock()
 
     async def alerts(self) -> Alerts:
@@ -264,8 +274,9 @@ class AlertsModel:
         """
         async with self._lock:
             known = self._read
-            if known is None or time.time() > known.taken_at + _FRESH_SECONDS:
+            if known is None or time.monotonic() > self._fresh_until:
                 known = self._read = await asyncio.to_thread(self._look)
+                self._fresh_until = time.monotonic() + _FRESH_SECONDS
             return known
 
     async def change(
@@ -274,7 +285,7 @@ class AlertsModel:
         """Change alerts or silences in one transaction.
 
         Args:
-            write: makes the change with the tables and the current time.
+            write: makes the change with the tables and the time of the state's clock.
             who: name of the client, for the log.
             what: what was done, for the log.
 
@@ -283,16 +294,15 @@ class AlertsModel:
         """
 
         def run() -> None:
-            with self._tables() as tables:
-                write(tables, time.time())
+            with self._tables() as (tables, now):
+                write(tables, now)
 
         await asyncio.to_thread(run)
         logger.info("%s %s on the console", who, printable(what))
         self._read = None
 
     def _look(self) -> Alerts:
-        now = time.time()
-        with self._tables() as tables:
+        with self._tables() as (tables, now):
             shown = current_alerts(tables, self._policy, now, every=True)[:_ALERTS]
             return Alerts(
                 now,
@@ -308,9 +318,9 @@ class AlertsModel:
             )
 
     @contextmanager
-    def _tables(self) -> Iterator[AlertTables]:
-        with (
-            closing(Sinks(self._settings)) as sinks,
-            sinks[ALERT_STATE].tables() as tables,
-        ):
-            yield tables
+    def _tables(self) -> Iterator[tuple[AlertTables, float]]:
+        with closing(Sinks(self._settings)) as sinks:
+            store = sinks[ALERT_STATE]
+            now = store.now()
+            with store.tables() as tables:
+                yield tables, now
