@@ -10,12 +10,16 @@ session's gateway.
 ``gateway_network``  the network between the two, to cut
 ``console``          a gateway with the console, and ``page`` a browser that may look at
                      it; ``home``, one that does
+``environment``      a mesh whose archive is a directory
+``sinks``            the sinks of that mesh, in this process
+``meshtasks``        runs the console script in that mesh
 ===================  ===========================================================
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -24,10 +28,13 @@ from pydantic import SecretStr
 from meshtasks.amqp.connecting import connected
 from meshtasks.amqp.declare import declare
 from meshtasks.config.environment import Environment
+from meshtasks.config.settings import Settings
 from meshtasks.demo.rabbitmq import RabbitMQ
+from meshtasks.flows.sinks import Sinks
 from tests.conftest import ROOT
+from tests.support.archive import directory_environment
 from tests.support.browser import Browser
-from tests.support.command import variables
+from tests.support.command import Command, command, variables
 from tests.support.following import Follow, following
 from tests.support.gateway import MAX_BODY_BYTES, SCOPES, Gateway, token_of
 from tests.support.homeassistant import ReplayedHomeAssistant
@@ -41,6 +48,29 @@ def proxy(rabbitmq: RabbitMQ) -> Iterator[Proxy]:
     """A proxy in front of the session's RabbitMQ."""
     with Proxy(rabbitmq.ports.amqp) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Environment:
+    """A mesh whose archive is a directory."""
+    return directory_environment(tmp_path)
+
+
+@pytest.fixture
+def sinks(environment: Environment) -> Iterator[Sinks]:
+    """The sinks of this process."""
+    with closing(Sinks(Settings(environment))) as opened:
+        yield opened
+
+
+@pytest.fixture
+def meshtasks(
+    environment: Environment,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Command:
+    """Runs the console script."""
+    return command(environment, monkeypatch, capsys)
 
 
 @pytest.fixture

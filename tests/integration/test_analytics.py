@@ -54,28 +54,6 @@ def open_sinks() -> Iterator[OpenSinks]:
         yield open_them
 
 
-@pytest.fixture
-def environment(tmp_path: Path) -> Environment:
-    """A mesh whose archive is a directory."""
-    return directory_environment(tmp_path)
-
-
-@pytest.fixture
-def sinks(open_sinks: OpenSinks, environment: Environment) -> Sinks:
-    """The sinks of this process."""
-    return open_sinks(environment)
-
-
-@pytest.fixture
-def meshtasks(
-    environment: Environment,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Command:
-    """Runs the console script."""
-    return command(environment, monkeypatch, capsys)
-
-
 def temperatures(*values: float) -> list[dict[str, Any]]:
     """Readings, in °F."""
     return [{"value": value, "unit": "°F", "location": "cellar"} for value in values]

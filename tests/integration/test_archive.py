@@ -62,12 +62,6 @@ def open_sinks() -> Iterator[OpenSinks]:
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> Environment:
-    """A mesh whose archive is a directory."""
-    return directory_environment(tmp_path)
-
-
-@pytest.fixture
 def sinks(open_sinks: OpenSinks, environment: Environment) -> Sinks:
     """The sinks of this process."""
     return open_sinks(environment)

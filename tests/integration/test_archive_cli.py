@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,6 @@ def environment(mesh_env: dict[str, str], mesh_url: str, tmp_path: Path) -> Envi
     return directory_environment(
         tmp_path, broker_url=mesh_url, influx_url=mesh_env["MESH_INFLUX_URL"]
     )
-
-
-@pytest.fixture
-def sinks(environment: Environment) -> Iterator[Sinks]:
-    with closing(Sinks(Settings(environment))) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tests.support.archive import (
     directory_environment,
     lines_in,
 )
-from tests.support.command import Command, command
+from tests.support.command import Command
 
 HOUR = 3_600.0
 METRIC = {"name": "cpu", "fields": {"load": 0.5, "up": True, "os": "linux"}}
@@ -51,15 +51,6 @@ def sinks(environment: Environment) -> Iterator[Sinks]:
             archive(sinks, key, *values, start=start + 60, name=f"b{hour}")
         archive(sinks, "metrics.system.nas", METRIC, name="c")
         yield sinks
-
-
-@pytest.fixture
-def meshtasks(
-    environment: Environment,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Command:
-    return command(environment, monkeypatch, capsys)
 
 
 def contents(store: ObjectStore) -> dict[str, bytes]:

@@ -43,14 +43,6 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
 
 
 @pytest.fixture
-def sinks(environment: Environment) -> Iterator[Sinks]:
-    """The sinks of this process."""
-    it = Sinks(Settings(environment))
-    yield it
-    it.close()
-
-
-@pytest.fixture
 def query(
     environment: Environment,
     monkeypatch: pytest.MonkeyPatch,

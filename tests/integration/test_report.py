@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,13 @@ from meshtasks.amqp.dead_letters import DEAD_LETTER_ROUTING_KEY
 from meshtasks.amqp.topology import DEAD_LETTER_EXCHANGE
 from meshtasks.cli.report import dead_letters_in
 from meshtasks.config.environment import Environment
-from meshtasks.config.settings import Settings
 from meshtasks.flows.sinks import Sinks
 from meshtasks.observation.dead_letters import WaitingDeadLetters
 from tests.support.amqp import publish_raw, queue_depth
 from tests.support.analytics import archive
 from tests.support.archive import directory_environment
 from tests.support.chromium import WORST_CONTRAST, complaints, look
-from tests.support.command import Command, command
+from tests.support.command import Command
 
 HOUR_SECONDS = 3600
 QUEUE = "dead.letter.queue"
@@ -51,24 +49,6 @@ return {{
 def environment(mesh_url: str, tmp_path: Path) -> Environment:
     """A mesh whose archive is a directory."""
     return directory_environment(tmp_path, broker_url=mesh_url)
-
-
-@pytest.fixture
-def sinks(environment: Environment) -> Iterator[Sinks]:
-    """The sinks of this process."""
-    it = Sinks(Settings(environment))
-    yield it
-    it.close()
-
-
-@pytest.fixture
-def meshtasks(
-    environment: Environment,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Command:
-    """Runs the console script."""
-    return command(environment, monkeypatch, capsys)
 
 
 def dead_letter(url: str, reason: str, routing_key: str, times: int = 1) -> None:
