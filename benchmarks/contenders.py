@@ -12,6 +12,7 @@ from benchmarks.load import Reading
 from benchmarks.services import Space
 from meshtasks.amqp.publisher import Outgoing
 from meshtasks.demo.packages import ensure_venv
+from meshtasks.demo.process import Process
 from meshtasks.flows.archive.objects import decompress
 
 Encode = Callable[[Iterable[Reading]], Iterator[Outgoing]]
@@ -115,6 +116,17 @@ class Contender:
         own = Path(sys.executable).parent
         directory = own if self.peer is None else ensure_peer(self.peer)
         return [part.format(bin=directory) for part in self.command.split()]
+
+    def process(self, space: Space) -> Process:
+        """Its program in a space, not started yet. Raises the same as
+        :meth:`prepared`."""
+        return Process(
+            self.name,
+            self.prepared(),
+            log_path=space.directory / f"{self.name}.log",
+            env=space.environment(plain=self.plain),
+            cwd=ROOT,
+        )
 
     def share(self, messages: int) -> int:
         """Messages it is given where the others are given so many.

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
-from benchmarks import ROOT
 from benchmarks.contenders import Contender, Kept
 from benchmarks.figures import Usage, usage
 from benchmarks.load import readings
@@ -71,17 +70,10 @@ def run(services: Services, contender: Contender, messages: int, say: Say) -> Ru
     Raises:
         InstallFailed: the contender's environment could not be made.
     """
-    command = contender.prepared()
     count = messages * contender.array_readings
     with services.space() as space:
         preload(space, contender.encode(readings(count)), say)
-        process = Process(
-            contender.name,
-            command,
-            log_path=space.directory / "contender.log",
-            env=space.environment(plain=contender.plain),
-            cwd=ROOT,
-        )
+        process = contender.process(space)
         watch = _Watch(services, process, messages)
         process.start()
         try:

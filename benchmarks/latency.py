@@ -16,7 +16,6 @@ from statistics import quantiles
 from typing import NamedTuple
 from urllib.parse import urlencode
 
-from benchmarks import ROOT
 from benchmarks.contenders import MESHTASKS, SENSOR_QUEUE
 from benchmarks.drain import Say
 from benchmarks.figures import usage
@@ -26,7 +25,6 @@ from meshtasks.amqp.publisher import Publisher
 from meshtasks.amqp.queues import QueuesConfig
 from meshtasks.config.loader import load_yaml
 from meshtasks.demo import loopback
-from meshtasks.demo.process import Process
 
 #: Above the batch age limit; the target of the 99th percentile at a steady rate.
 ALLOWANCE_MS = 150
@@ -105,13 +103,7 @@ def measure(services: Services, say: Say) -> list[Latency]:
 def _measure(services: Services, plan: _Plan, say: Say) -> Latency:
     say(f"latency: {plan.what}, for {SECONDS} s")
     with services.space() as space:
-        process = Process(
-            MESHTASKS.name,
-            MESHTASKS.prepared(),
-            log_path=space.directory / "worker.log",
-            env=space.environment(),
-            cwd=ROOT,
-        )
+        process = MESHTASKS.process(space)
         process.start()
         try:
             # A worker's first batch is slow: it imports and connects.

@@ -215,13 +215,7 @@ def _numbers(notes: Path) -> list[int]:
 
 def _stored(space: Space, readings: int) -> int:
     """Let a worker store what is in the queue; the points in the store then."""
-    worker = Process(
-        MESHTASKS.name,
-        MESHTASKS.prepared(),
-        log_path=space.directory / "worker.log",
-        env=space.environment(),
-        cwd=ROOT,
-    )
+    worker = MESHTASKS.process(space)
     worker.start()
     deadline = time.monotonic() + _LAST_SECONDS
     while space.points() < readings and time.monotonic() < deadline:

@@ -15,7 +15,6 @@ from statistics import quantiles
 import kombu
 from typing_extensions import override
 
-from benchmarks import ROOT
 from benchmarks.contenders import MESHTASKS
 from benchmarks.drain import Say
 from benchmarks.figures import usage
@@ -57,13 +56,7 @@ class Plan:
 def measure(services: Services, plan: Plan, say: Say) -> list[Latency]:
     """Alarms while the store is there, and while it is away."""
     with services.space() as space, _heard(space) as heard:
-        worker = Process(
-            MESHTASKS.name,
-            MESHTASKS.prepared(),
-            log_path=space.directory / "worker.log",
-            env=space.environment(),
-            cwd=ROOT,
-        )
+        worker = MESHTASKS.process(space)
         load = _Load(space, plan)
         worker.start()
         try:
