@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from operator import itemgetter
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,16 +24,11 @@ from meshtasks.cli.terminal import (
     tell_place,
 )
 from meshtasks.config.extras import require
-from meshtasks.config.settings import Settings, load_settings
+from meshtasks.config.settings import load_settings
 from meshtasks.config.urls import is_base_url
 from meshtasks.errors import ConfigError, Transient, Unroutable
 from meshtasks.flows.analytics.dataset import Dataset
-from meshtasks.flows.analytics.layout import (
-    DAMAGED_PREFIX,
-    Partition,
-    Split,
-    damaged_files,
-)
+from meshtasks.flows.analytics.layout import DAMAGED_PREFIX, damaged_files
 from meshtasks.flows.archive.garage import Garage
 from meshtasks.flows.archive.objects import ObjectStore, open_store
 from meshtasks.flows.archive.reading import Found, Period, objects_in, parse_name
@@ -44,6 +39,9 @@ from meshtasks.observation.archived import (
     calendar_of,
     checked,
 )
+
+if TYPE_CHECKING:
+    from meshtasks.flows.analytics.repair import Day, Repair, Repaired
 
 #: Exit code if an object is damaged, or a record matched no queue.
 _EXIT_KEPT = 1
@@ -194,9 +192,15 @@ def verify(
             say(f"{name}: {what}")
         damaged = len(faults)
         if repair:
-            damaged = _repair(
-                settings, store, partitions, faults, period, domains, dry=dry
+            from meshtasks.flows.analytics.repair import Repair  # noqa: PLC0415 - slow
+
+            # All objects: the rows of a whole day are in one file.
+            names = [found.info.name for found in objects_in(store, Period(), ())]
+            run = Repair(
+                settings, store, partitions, names, set(faults), period, dry=dry
             )
+            foreign = sum(parse_name(name) is None for name in faults)
+            damaged = _repair(run, run.days(domains), foreign, dry=dry)
     if damaged:
         raise typer.Exit(_EXIT_KEPT)
 
@@ -235,54 +239,41 @@ def _set_aside(
     return aside
 
 
-def _repair(
-    settings: Settings,
-    store: ObjectStore,
-    partitions: Mapping[Partition, Split],
-    faults: Mapping[str, str],
-    period: Period,
-    domains: Collection[str],
-    *,
-    dry: bool,
-) -> int:
+def _repair(run: Repair, days: list[Day], foreign: int, *, dry: bool) -> int:
     """Restore objects from the dataset.
 
     Args:
-        dry: whether to write nothing.
+        foreign: number of damaged objects that are not the mesh's.
 
     Returns:
         Number of objects and files that are still damaged.
     """
-    from meshtasks.flows.analytics.repair import Repair  # noqa: PLC0415 - loads pyarrow
-
-    # All objects: the rows of a whole day are in one file.
-    everything = objects_in(store, Period(), ())
-    names = [found.info.name for found in everything]
-    run = Repair(settings, store, partitions, names, set(faults), period, dry=dry)
-    foreign = sum(parse_name(name) is None for name in faults)
-    records = left = 0
-    days = run.days(domains)
+    records, left = 0, foreign
     with counting("repairing") as bar:
         for number, day in enumerate(days, 1):
             done = run.run(day)
-            for name in done.restored:
-                same = ", to the byte" if name in done.same_bytes else ""
-                say(f"{name}: {_would(dry, 'restored')}{same}")
-            for name in done.others:
-                text = "for records whose object is not known"
-                say(f"{name}: {_would(dry, 'written')}, {text}")
-            say(*done.aside, *done.lost)
-            for text in done.faults:
-                say(f"its rows cannot be had: {text}")
+            say(*_repaired(done, dry=dry))
             records += done.records
             left += len(done.lost) + len(done.faults)
             bar.update(number, len(days), f"{records:,} records")
-    left += foreign
     say(
         f"{records:,} records {_would(dry, 'restored')}; "
         + (f"{left:,} STILL DAMAGED" if left else "nothing is left to repair")
     )
     return left
+
+
+def _repaired(done: Repaired, *, dry: bool) -> Iterator[str]:
+    """Lines about the repair of one day."""
+    for name in done.restored:
+        same = ", to the byte" if name in done.same_bytes else ""
+        yield f"{name}: {_would(dry, 'restored')}{same}"
+    for name in done.others:
+        text = "for records whose object is not known"
+        yield f"{name}: {_would(dry, 'written')}, {text}"
+    yield from (*done.aside, *done.lost)
+    for text in done.faults:
+        yield f"its rows cannot be had: {text}"
 
 
 def _would(dry: bool, done: str) -> str:  # noqa: FBT001 - chooses a word
