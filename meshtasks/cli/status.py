@@ -64,8 +64,7 @@ def status(
     console = Console()
     with connected(settings.env.amqp_url):
         pass  # an unavailable broker sets the exit code, and opens no live view
-    address = management_url or settings.env.management_url or None
-    with Collector(settings, management_url=address) as collector:
+    with Collector(settings, management_url=management_url) as collector:
         if once or as_json or not console.is_terminal:
             _once(settings, collector, as_json=as_json)
         else:

@@ -64,7 +64,7 @@ def apply(
     """
     settings = load_settings()
     topology = settings.read(TOPOLOGY)
-    address = management_url or settings.env.management_url or None
+    address = management_url or settings.env.management_url
     with connected(settings.env.amqp_url) as connection:
         found = changes(connection, topology)
         urls = settings.env.amqp_url, address
@@ -96,7 +96,7 @@ def check(management_url: ManagementUrl = None) -> None:
     """
     settings = load_settings()
     topology = settings.read(TOPOLOGY)
-    address = management_url or settings.env.management_url or None
+    address = management_url or settings.env.management_url
     live = read(settings.env.amqp_url, address)
     drift = compare(topology, live)
     say(*drift.differences)

@@ -101,7 +101,6 @@ class Session:
         self._settings = Settings(Environment(_env_file=None))
         self._collector = Collector(
             self._settings,
-            management_url=stack.rabbitmq.management_url,
             points=stack.victoria_metrics.rows_inserted,
         )
         self._url = self._settings.env.amqp_url

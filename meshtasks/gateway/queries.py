@@ -123,8 +123,7 @@ def show_status(context: InContext, caller: Caller) -> dict[str, Any]:
     settings = context.looking
     try:
         answers = ask_workers(settings.env.amqp_url)
-        address = settings.env.management_url or None
-        with Collector(settings, management_url=address) as collector:
+        with Collector(settings) as collector:
             snapshot = collector.snapshot()
     except (Transient, ConfigError) as error:
         raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error

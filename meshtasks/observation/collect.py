@@ -110,8 +110,8 @@ class Collector:
     there are no rates.
 
     Args:
-        management_url: URL of RabbitMQ's management API; by default port 15672 of the
-            broker's host.
+        management_url: URL of RabbitMQ's management API; by default that of
+            the settings.
         points: returns the number of values that the time-series store has written;
             raises OSError if the store is unavailable.
         whole: also count events and the objects of the archive; the latter lists every
@@ -129,7 +129,7 @@ class Collector:
         self._settings = settings
         self._topology = settings.read(TOPOLOGY)
         self._url = settings.env.amqp_url
-        self._management_url = management_url
+        self._management_url = management_url or settings.env.management_url
         self._points = points
         self._store = open_store(settings.env) if whole else None
         self._monitor = EventMonitor(self._url, self._topology)

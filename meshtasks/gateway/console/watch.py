@@ -151,10 +151,7 @@ class MeshWatch:
     def _watch(self) -> None:
         while self._next_watch():
             with ExitStack() as stack:
-                url = self._settings.env.management_url or None
-                collector = stack.enter_context(
-                    Collector(self._settings, management_url=url, whole=False)
-                )
+                collector = stack.enter_context(Collector(self._settings, whole=False))
                 poll = stack.enter_context(WorkerPoll(self._settings.env.amqp_url))
                 monitor: EventMonitor | None = None
                 while self._is_wanted():
