@@ -214,17 +214,7 @@ class Session:
         stack = self._stack
         audit = Audit(stack, self._collector, self._settings, self._consumed)
         seconds = self._options.for_seconds
-        with self._steps.step("a house of sensors, Flower and the gateway"):
-            # Flower asks for the workers only once, so they must run by now.
-            stack.flower.start()
-            self._shutdown.add("the gateway", stack.gateway)
-            stack.gateway.start()
-            simulator = self._simulator
-            self._shutdown.add("the sensors", simulator)
-            simulator.start()
-            stack.flower.wait_ready(stack.flower_answers, _START_SECONDS)
-            stack.gateway.wait_ready(stack.gateway_answers, _START_SECONDS)
-            self._servers += [stack.flower, stack.gateway]
+        self._start_sensors()
         screen = Screen(self._console, stack, self._collector, seconds)
         screen.print_hints()
         try:
@@ -240,6 +230,21 @@ class Session:
             self._simulator.stop(_SIMULATOR_STOP_SECONDS)
             self._backlog.wait_empty(_MOMENT_SECONDS)
         return _EXIT_OK
+
+    def _start_sensors(self) -> None:
+        """Start the sensors, Flower and the gateway."""
+        stack = self._stack
+        with self._steps.step("a house of sensors, Flower and the gateway"):
+            # Flower asks for the workers only once, so they must run by now.
+            stack.flower.start()
+            self._shutdown.add("the gateway", stack.gateway)
+            stack.gateway.start()
+            simulator = self._simulator
+            self._shutdown.add("the sensors", simulator)
+            simulator.start()
+            stack.flower.wait_ready(stack.flower_answers, _START_SECONDS)
+            stack.gateway.wait_ready(stack.gateway_answers, _START_SECONDS)
+            self._servers += [stack.flower, stack.gateway]
 
     def _goes_on(self) -> bool:
         """Return whether the simulator runs, and restart what was killed.

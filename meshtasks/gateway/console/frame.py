@@ -323,6 +323,15 @@ def framed(console: Console, address: str, title: str = "") -> Iterator[None]:
     console.watch.want()
     title = title or PAGES[address]
     ui.page_title(f"{title} · meshtasks")
+    _add_header(console, address)
+    with ui.element("main").classes("w-full column gap-3"):
+        html(f"<h1 class='text-h5'>{text(title)}</h1>")
+        yield
+    _stay_open(console)
+
+
+def _add_header(console: Console, address: str) -> None:
+    """Add the links to the pages, and the viewer's name."""
     with (
         ui.header().classes("items-center q-py-xs"),
         ui.element("nav").props('aria-label="Pages"').classes("row gap-4 w-full"),
@@ -335,15 +344,15 @@ def framed(console: Console, address: str, title: str = "") -> Iterator[None]:
         viewer = console.viewer()
         if viewer:
             html(_LOG_OUT.format(text(viewer.name)))
-    with ui.element("main").classes("w-full column gap-3"):
-        html(f"<h1 class='text-h5'>{text(title)}</h1>")
-        yield
 
+
+def _stay_open(console: Console) -> None:
+    """Keep the watch running while the page is open and its session lasts. Then open
+    the login, and after that delete the client if its browser did not leave the page.
+    """
     is_over = False
 
     def stay() -> None:
-        """Keep the watch running while the session lasts. Then open the login, and at
-        the next call delete the client if its browser did not leave the page."""
         nonlocal is_over
         if console.viewer() is not None:
             console.watch.want()
