@@ -31,7 +31,7 @@ demo: setup ## Run the whole mesh on private services, with a simulated house (A
 test: setup ## Run every test against real servers (ARGS="-k name")
 	$(BIN)/python -m meshtasks.demo.packages test
 	$(BIN)/python -m tests.support.unpacked
-	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/pytest --processes $(TEST_PROCESSES) $(ARGS)
 
 # They are not in testpaths, either. Images are taken as they are, or pulled.
 test-compose: setup ## Run the Docker stack and the commands of docs/docker.md (needs a Docker engine)

@@ -44,7 +44,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from sqlalchemy import make_url
-from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from meshtasks import text
 from meshtasks.amqp.connecting import connected
@@ -54,6 +53,7 @@ from meshtasks.demo.servers import Triton, VictoriaMetrics, unavailable_reason
 from meshtasks.state.database import Database, StateLocation
 from tests.support import containers
 from tests.support.chromium import absent_reason
+from tests.support.forking import Forking
 from tests.support.influx import Influx, InfluxTarget
 from tests.support.ntfy import Ntfy, PlayedNtfy, RealNtfy
 from tests.support.played_triton import PlayedTriton
@@ -137,19 +137,25 @@ def pytest_runtest_setup(item: pytest.Function) -> None:
             pytest.skip(f"{name.removeprefix('new_')}: {reason}")
 
 
-class _Scheduling(LoadFileScheduling):  # type: ignore[misc]
-    """The tests of a file, or of several that need the same server, for a process."""
+def _group_of(nodeid: str) -> str:
+    """What a test runs in one process with: its file, or several that need the same
+    server."""
+    file = nodeid.partition("::")[0]
+    name = Path(file).stem
+    return next((key for key, some in _TOGETHER.items() if some(name)), file)
 
-    def _split_scope(self, nodeid: str) -> str:
-        file: str = super()._split_scope(nodeid)
-        name = Path(file).stem
-        return next((key for key, some in _TOGETHER.items() if some(name)), file)
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The number of processes."""
+    parser.addoption(
+        "--processes", type=int, default=0, help="run the tests in so many processes"
+    )
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """The scheduler of ``--dist loadfile``."""
-    return _Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+def pytest_configure(config: pytest.Config) -> None:
+    """Run the tests in several processes where that is asked for."""
+    if count := config.getoption("processes"):
+        config.pluginmanager.register(Forking(count, _group_of))
 
 
 @pytest.fixture(autouse=True)
