@@ -1,4 +1,5 @@
-"""``python -m meshtasks.producers simulator`` as a process, against a real broker."""
+"""``python -m meshtasks.producers simulator`` against a real broker; a process, where
+somebody ends it."""
 
 from __future__ import annotations
 
@@ -7,21 +8,27 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from meshtasks.amqp.connecting import connected
+from meshtasks.producers.__main__ import application
 from meshtasks.producers.simulator.badmessages import LABEL_HEADER, SPECIMENS, BadKind
 from tests.support.amqp import Delivery, drain, queue_depth
+from tests.support.command import Result
 from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 #: All that it publishes to; the other queue of alerts has the same.
 QUEUES = (*(kind for kind in SPECIMENS if kind != "alerts"), "alerts.critical")
+
+Simulate = Callable[..., dict[str, Any]]
 
 
 def started(url: str, *arguments: str) -> subprocess.Popen[str]:
@@ -35,17 +42,47 @@ def started(url: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def summary_of(process: subprocess.Popen[str], exit_code: int = 0) -> dict[str, Any]:
-    """Wait for the end; the one line that the process prints."""
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == exit_code, errors
+def summary_in(output: str) -> dict[str, Any]:
+    """The one line that it prints."""
     (line,) = output.splitlines()
     summary: dict[str, Any] = json.loads(line)
     return summary
 
 
-def simulate(url: str, *arguments: str, exit_code: int = 0) -> dict[str, Any]:
-    return summary_of(started(url, *arguments), exit_code)
+def summary_of(process: subprocess.Popen[str], exit_code: int = 0) -> dict[str, Any]:
+    """Wait for the end of a process; what it printed."""
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == exit_code, errors
+    return summary_in(output)
+
+
+@pytest.fixture
+def ended(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Result]:
+    """Runs it in this process until it ends; what it printed."""
+
+    def ended(url: str, *arguments: str) -> Result:
+        monkeypatch.setenv("MESH_BROKER_URL", url)
+        run = application("simulator")
+        with pytest.raises(SystemExit) as ended:
+            run(["simulator", *arguments], obj=threading.Event())
+        assert isinstance(ended.value.code, int)
+        return Result(ended.value.code, *capsys.readouterr())
+
+    return ended
+
+
+@pytest.fixture
+def simulate(ended: Callable[..., Result]) -> Simulate:
+    """Runs it like that; its summary."""
+
+    def simulate(url: str, *arguments: str, exit_code: int = 0) -> dict[str, Any]:
+        result = ended(url, *arguments)
+        assert result.exit_code == exit_code, result.stderr
+        return summary_in(result.stdout)
+
+    return simulate
 
 
 def arrived(url: str) -> list[Delivery]:
@@ -57,7 +94,9 @@ def records_in(delivery: Delivery) -> int:
     return len(payload) if isinstance(payload, list) else 1
 
 
-def test_the_summary_balances_with_what_is_in_the_queues(mesh_url: str) -> None:
+def test_the_summary_balances_with_what_is_in_the_queues(
+    simulate: Simulate, mesh_url: str
+) -> None:
     summary = simulate(mesh_url, "--count=800", "--rate=4000", "--bad-share=0.05")
 
     deliveries = arrived(mesh_url)
@@ -78,7 +117,9 @@ def test_the_summary_balances_with_what_is_in_the_queues(mesh_url: str) -> None:
     assert summary["unconfirmed_records"] == summary["dropped_records"] == 0
 
 
-def test_the_same_seed_and_start_publish_the_same_bodies(mesh_url: str) -> None:
+def test_the_same_seed_and_start_publish_the_same_bodies(
+    simulate: Simulate, mesh_url: str
+) -> None:
     options = ("--count=300", "--rate=3000", "--start=2026-01-15T06:00:00Z", "--seed=7")
     runs = []
     for _ in range(2):
@@ -102,20 +143,26 @@ def test_sigterm_ends_it_in_order_with_a_summary(mesh_url: str) -> None:
     assert summary["finished"] is True
 
 
-def test_it_ends_by_itself_after_so_many_seconds(mesh_url: str) -> None:
+def test_it_ends_by_itself_after_so_many_seconds(
+    simulate: Simulate, mesh_url: str
+) -> None:
     summary = simulate(mesh_url, "--for=1", "--rate=100")
 
     assert 0 < summary["messages"] <= 100
 
 
-def test_a_fast_house_has_lived_through_its_day_when_it_ends(mesh_url: str) -> None:
+def test_a_fast_house_has_lived_through_its_day_when_it_ends(
+    simulate: Simulate, mesh_url: str
+) -> None:
     simulate(mesh_url, "--count=480", "--rate=2000", "--speed=360000", "--bad-share=0")
 
     stamps = [each.properties["timestamp"] for each in arrived(mesh_url)]
     assert max(stamps) - min(stamps) == pytest.approx(86_400, rel=0.01)
 
 
-def test_readings_packed_into_arrays_are_counted_one_by_one(mesh_url: str) -> None:
+def test_readings_packed_into_arrays_are_counted_one_by_one(
+    simulate: Simulate, mesh_url: str
+) -> None:
     summary = simulate(
         mesh_url, "--count=2000", "--rate=10000", "--array=100", "--bad-share=0"
     )
@@ -141,13 +188,12 @@ def test_the_stats_file_follows_the_run(mesh_url: str, tmp_path: Path) -> None:
 
 
 def test_a_stats_file_that_cannot_be_written_is_an_error_at_once(
-    mesh_url: str, tmp_path: Path
+    ended: Callable[..., Result], mesh_url: str, tmp_path: Path
 ) -> None:
-    process = started(mesh_url, f"--stats-file={tmp_path}/missing/stats.json")
-    _, errors = process.communicate(timeout=300)
+    result = ended(mesh_url, f"--stats-file={tmp_path}/missing/stats.json")
 
-    assert process.returncode == os.EX_CANTCREAT
-    assert "cannot write --stats-file" in errors
+    assert result.exit_code == os.EX_CANTCREAT
+    assert "cannot write --stats-file" in result.stderr
 
 
 def test_a_source_is_a_module_that_can_be_run(mesh_url: str) -> None:
@@ -168,13 +214,14 @@ def test_a_source_is_a_module_that_can_be_run(mesh_url: str) -> None:
     assert json.loads(process.stdout)["messages"] == 3
 
 
-def test_without_a_broker_it_gives_up_with_69(proxy: Proxy, amqp_url: str) -> None:
+def test_without_a_broker_it_gives_up_with_69(
+    ended: Callable[..., Result], proxy: Proxy, amqp_url: str
+) -> None:
     proxy.close_door()
-    process = started(proxy.url(amqp_url), "--connect-timeout=0.5")
-    _, errors = process.communicate(timeout=300)
+    result = ended(proxy.url(amqp_url), "--connect-timeout=0.5")
 
-    assert process.returncode == os.EX_UNAVAILABLE
-    assert "no connection to RabbitMQ within" in errors
+    assert result.exit_code == os.EX_UNAVAILABLE
+    assert "no connection to RabbitMQ within" in result.stderr
 
 
 def test_without_confirms_at_the_end_it_exits_with_75_and_counts_them(
@@ -201,6 +248,7 @@ def test_without_confirms_at_the_end_it_exits_with_75_and_counts_them(
 
 
 def test_messages_that_no_queue_is_bound_for_are_counted_and_give_1(
+    simulate: Simulate,
     mesh_url: str,
 ) -> None:
     with connected(mesh_url) as connection:
@@ -226,9 +274,10 @@ def test_a_broker_url_that_is_none_is_a_fault_of_the_configuration() -> None:
 @pytest.mark.parametrize(
     "argument", ["--overheat=dungeon", "--start=yesterday", "--start=2026-01-15T06:00"]
 )
-def test_an_option_that_makes_no_sense_is_refused(argument: str) -> None:
-    process = started("amqp://127.0.0.1:1/", argument)
-    _, errors = process.communicate(timeout=300)
+def test_an_option_that_makes_no_sense_is_refused(
+    ended: Callable[..., Result], argument: str
+) -> None:
+    result = ended("amqp://127.0.0.1:1/", argument)
 
-    assert process.returncode == 2
-    assert argument.partition("=")[0] in errors
+    assert result.exit_code == 2
+    assert argument.partition("=")[0] in result.stderr
