@@ -88,6 +88,8 @@ def _binding_differences(topology: Topology, live: Live) -> Iterator[str]:
 def _foreign_bindings(topology: Topology, live: Live) -> Iterator[str]:
     ours = {exchange.name for exchange in topology.all_exchanges}
     for binding in live.bindings:
+        if binding.destination.startswith("amq."):  # named by the broker: of a tap
+            continue
         if binding.exchange in ours and not _is_ours(topology, binding):
             yield f"binding {binding.label}: added by others"
 

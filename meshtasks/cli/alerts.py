@@ -83,7 +83,7 @@ def silence(
     matchers: Annotated[
         list[str],
         typer.Argument(
-            metavar="MATCHER...",
+            metavar="MATCHER",
             help="Conditions that must all match: location=attic, severity!=critical, "
             "source=~rules.*",
         ),
@@ -125,7 +125,7 @@ def silence(
 def show_one(
     fingerprints: Annotated[
         list[str],
-        typer.Argument(metavar="ID...", help="Ids of alerts, or their beginnings."),
+        typer.Argument(metavar="ID", help="Ids of alerts, or their beginnings."),
     ],
 ) -> None:
     """Show an alert: text, labels, notifications.
@@ -148,7 +148,7 @@ def show_one(
 def expire(
     silence_ids: Annotated[
         list[str],
-        typer.Argument(metavar="ID...", help="Ids of silences, or their beginnings."),
+        typer.Argument(metavar="ID", help="Ids of silences, or their beginnings."),
     ],
 ) -> None:
     """End silences now. Alerts that they muted and that are still active are notified.
@@ -165,7 +165,7 @@ def expire(
 def ack(
     fingerprints: Annotated[
         list[str],
-        typer.Argument(metavar="ID...", help="Ids of alerts, or their beginnings."),
+        typer.Argument(metavar="ID", help="Ids of alerts, or their beginnings."),
     ],
 ) -> None:
     """Stop the reminders of alerts. Their end is still notified.

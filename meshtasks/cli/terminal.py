@@ -131,7 +131,7 @@ def file_or_standard(
             yield opened
     except OSError as error:
         done = "read" if is_input else "written"
-        fail(f"{file} cannot be {done}: {error}", exit_code)
+        fail(f"{file} cannot be {done}: {error.strerror}", exit_code)
 
 
 def run(app: typer.Typer) -> None:
@@ -151,6 +151,8 @@ def run(app: typer.Typer) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     # py-amqp logs a warning for each message in transit when a channel is closed.
     logging.getLogger("amqp").setLevel(logging.ERROR)
+    # matplotlib logs warnings if it cannot keep a cache under a read-only home.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     command = typer.main.get_command(app)
     reflow(command)
     try:

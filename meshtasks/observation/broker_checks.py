@@ -195,11 +195,19 @@ def alarms(settings: Settings, management_url: str | None) -> Verdict:
             text += " and takes no messages"
             return Verdict("failed", text, "free disk space on the broker's host")
     least = min(found, key=lambda node: node.disk_free - node.disk_free_limit)
-    text = f"none; {size_text(least.disk_free)} of disk free on {least.name}"
-    if least.disk_free < least.disk_free_limit + _LITTLE_FREE_BYTES:
+    text, remedy = (
+        f"none; {size_text(least.disk_free)} of disk free on {least.name}",
+        "",
+    )
+    if not least.disk_free:  # and no alarm
+        text = f"none; {least.name} cannot measure its free disk space"
+        remedy = (
+            "see its log; RabbitMQ 3.10 cannot if the path of its data is not ASCII"
+        )
+    elif least.disk_free < least.disk_free_limit + _LITTLE_FREE_BYTES:
         text += f"; it takes no messages at {size_text(least.disk_free_limit)}"
-        return Verdict("warning", text, "free disk space on the broker's host")
-    return Verdict("ok", text)
+        remedy = "free disk space on the broker's host"
+    return Verdict("warning" if remedy else "ok", text, remedy)
 
 
 def topology(settings: Settings, management_url: str | None) -> Verdict:

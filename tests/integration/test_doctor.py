@@ -275,3 +275,16 @@ def test_a_queue_of_whose_members_too_few_run_is_named(
     verdict = broker_checks.members(load_settings(), receiver.url)
 
     assert (verdict.state, text in verdict.text) == (state, True), verdict
+
+
+def test_a_broker_that_cannot_measure_its_disk_is_not_said_to_be_full(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = {"name": "rabbit@attic", "running": True, "disk_free": 0}
+    receiver.by_path["/api/nodes"] = Answer(200, json.dumps([node]).encode())
+    monkeypatch.setenv("MESH_BROKER_URL", "amqp://mesh:secret@127.0.0.1/mesh")
+
+    verdict = broker_checks.alarms(load_settings(), receiver.url)
+
+    assert verdict.state == "warning"
+    assert verdict.text == "none; rabbit@attic cannot measure its free disk space"

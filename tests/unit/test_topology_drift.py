@@ -132,6 +132,13 @@ def test_a_queue_of_somebody_elses_on_our_exchange_is_only_noted(live: Live) -> 
     assert drift.notes == ("binding sensors → queue n8n ('#'): added by others",)
 
 
+def test_the_queue_of_a_tap_is_not_mentioned(live: Live) -> None:
+    tap = Binding(exchange="sensors", queue="amq.gen-x", routing_key="#")
+    live.bindings.append(tap)
+
+    assert compare(TOPOLOGY, live).notes == ()
+
+
 def test_what_others_do_among_themselves_is_not_mentioned(live: Live) -> None:
     live.bindings.append(Binding(exchange="theirs", queue="theirs", routing_key="#"))
 
