@@ -22,8 +22,14 @@ from meshtasks.amqp.calls import Answer
 from meshtasks.amqp.connecting import unopened
 from meshtasks.errors import MeshError
 from meshtasks.gateway.problems import Problem
-from meshtasks.state.database import Database, StateLocation, insert
-from meshtasks.state.tables import GATEWAY_REQUESTS, GATEWAY_TASKS, clean, storable
+from meshtasks.state.database import Database, StateLocation
+from meshtasks.state.tables import (
+    GATEWAY_REQUESTS,
+    GATEWAY_TASKS,
+    clean,
+    insert,
+    storable,
+)
 from meshtasks.timing import Backoff
 
 #: Name of this state in errors.

@@ -50,11 +50,12 @@ from typing_extensions import override
 
 from meshtasks.config.private_files import file_lock
 from meshtasks.errors import SinkUnavailable
-from meshtasks.state.database import LOCK_CLASS, Database, StateLocation, put
+from meshtasks.state.database import LOCK_CLASS, Database, StateLocation
 from meshtasks.state.tables import (
     ARCHIVE_DAMAGED,
     ARCHIVE_GENERATION,
     ARCHIVE_IDS,
+    put,
     storables,
 )
 

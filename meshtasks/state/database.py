@@ -13,14 +13,11 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
 from sqlalchemy import (
     Connection,
-    Table,
     bindparam,
     exc,
     make_url,
@@ -38,7 +35,7 @@ from meshtasks.state.connecting import (
     connect_to_server,
     revision_of,
 )
-from meshtasks.state.tables import PROBES, REVISION, make_tables
+from meshtasks.state.tables import PROBES, REVISION, make_tables, put
 from meshtasks.timing import timing
 
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
@@ -47,7 +44,7 @@ _RESTED_SECONDS = 5.0
 #: First key of our advisory locks in PostgreSQL: "mesh" in ASCII.
 LOCK_CLASS = 0x6D657368
 #: Second key of these locks.
-UPGRADING, IMPORTING = 1, 2
+_UPGRADING, _IMPORTING = 1, 2
 _SERVER_TIME = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS float8)"
 _EXCLUSIVE = text("SELECT pg_advisory_xact_lock(:class, hashtext(:sink))").bindparams(
     bindparam("class", LOCK_CLASS)
@@ -274,7 +271,8 @@ class Database:
             if self._old_file.exists():
                 from meshtasks.state.legacy import import_file  # noqa: PLC0415 - needed once
 
-                import_file(self, connection, self._old_file)
+                alone = self._alone(connection, _IMPORTING)
+                import_file(self._old_file, self.sink, connection, alone)
             self.opened(connection)
         except BaseException:
             connection.close()
@@ -316,7 +314,7 @@ class Database:
             raise self._unavailable(error) from error
 
     def _upgrade(self, connection: Connection) -> None:
-        with self.alone(connection, UPGRADING):
+        with self._alone(connection, _UPGRADING):
             revision = revision_of(connection)
             self.refuse_newer(revision)
             if revision is None:
@@ -342,12 +340,12 @@ class Database:
             raise SinkUnavailable(self.sink, message)
 
     @contextmanager
-    def alone(self, connection: Connection, what: int) -> Iterator[None]:
+    def _alone(self, connection: Connection, what: int) -> Iterator[None]:
         """Run the block in a transaction while no other process or host does the same.
 
         Args:
             connection: connection to use.
-            what: :data:`UPGRADING` or :data:`IMPORTING`.
+            what: :data:`_UPGRADING` or :data:`_IMPORTING`.
         """
         if not self.is_shared:
             with self._sqlite_transaction(connection.connection.driver_connection):
@@ -412,33 +410,3 @@ class Database:
         reason = " ".join(str(error).split()) or type(error).__name__
         message = f"{self.location}: {reason} (is {variable} right?)"
         return SinkUnavailable(self.sink, message)
-
-
-def put(connection: Connection, table: Table) -> Any:
-    """An INSERT of all columns that replaces the row with the same primary key."""
-    return _put(connection.dialect.name, table)
-
-
-@lru_cache
-def _put(dialect_name: str, table: Table) -> Any:
-    statement = insert_of(dialect_name, table)
-    values = {
-        column.name: statement.excluded[column.name]
-        for column in table.columns
-        if not column.primary_key
-    }
-    return statement.on_conflict_do_update(
-        index_elements=table.primary_key, set_=values
-    )
-
-
-def insert(connection: Connection, table: Table) -> Any:
-    """An INSERT that can have ``on_conflict_do_nothing`` or ``…_do_update``."""
-    return insert_of(connection.dialect.name, table)
-
-
-def insert_of(dialect_name: str, table: Table) -> Any:
-    """:func:`insert` for the databases of a dialect."""
-    # Importing both dialects would take 2 MB more in each process.
-    dialect: Any = import_module(f"sqlalchemy.dialects.{dialect_name}")
-    return dialect.insert(table)

@@ -23,7 +23,7 @@ from sqlalchemy import (
     tuple_,
 )
 
-from meshtasks.state.database import Database, StateLocation, insert_of, put
+from meshtasks.state.database import Database, StateLocation
 from meshtasks.state.sensor_activity import (
     Count,
     Gap,
@@ -43,6 +43,8 @@ from meshtasks.state.tables import (
     SENSORS,
     SPANS,
     clean,
+    insert_of,
+    put,
     storable,
 )
 

@@ -17,7 +17,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from sqlalchemy import Connection, Table, select
 
 from meshtasks.config.private_files import file_lock
 from meshtasks.errors import SinkUnavailable
-from meshtasks.state.database import IMPORTING, Database, insert
 from meshtasks.state.tables import (
     ALERT_EVENTS,
     ALERT_GROUPS,
@@ -45,6 +44,7 @@ from meshtasks.state.tables import (
     RULE_STATES,
     SILENCES,
     WEBHOOK_CALLS,
+    insert,
     storable,
 )
 
@@ -56,13 +56,16 @@ _SHAPE = 1
 _MARK = "CREATE TABLE IF NOT EXISTS imported (token TEXT NOT NULL)"
 
 
-def import_file(database: Database, connection: Connection, path: Path) -> None:
+def import_file(
+    path: Path, sink: str, connection: Connection, alone: AbstractContextManager[None]
+) -> None:
     """Import a file, unless this was done before, and rename it.
 
     Args:
-        database: database of the store that used the file.
-        connection: a new connection to this database.
         path: the file; another process may have imported it in the meantime.
+        sink: name of the sink whose store used the file.
+        connection: a new connection to the database.
+        alone: a transaction in which no other process or host imports a file.
 
     Raises:
         SinkUnavailable: another process has the file open, or it cannot be read.
@@ -70,12 +73,12 @@ def import_file(database: Database, connection: Connection, path: Path) -> None:
     with file_lock(path.with_name("import.lock")):
         if not path.exists():
             return
-        with _translated(database.sink, path), closing(_opened(path)) as old:
+        with _translated(sink, path), closing(_opened(path)) as old:
             token = _token_of(old)
-            with database.alone(connection, IMPORTING):
+            with alone:
                 known = select(IMPORTS.c.token).where(IMPORTS.c.token == token)
                 if connection.execute(known).first() is None:
-                    _copy(connection, old, path, database.sink)
+                    _copy(connection, old, path, sink)
                     values = {"token": token, "file": str(path), "at": time.time()}
                     connection.execute(insert(connection, IMPORTS), values)
         path.rename(_free_name(path))

@@ -1,4 +1,5 @@
-"""The tables of the state, the same in SQLite and PostgreSQL.
+"""The tables of the state, the same in SQLite and PostgreSQL, and statements that
+insert into any of them.
 
 Times are epoch seconds. Structured values are JSON text that only their store reads.
 Text from outside is passed through :func:`clean`, and keys through :func:`storable`.
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 from sqlalchemy import (
@@ -218,3 +221,33 @@ COUNTS = _table(
     Column("dead", BigInteger, nullable=False),
     Column("aside", BigInteger, nullable=False),
 )  # fmt: skip
+
+
+def put(connection: Connection, table: Table) -> Any:
+    """An INSERT of all columns that replaces the row with the same primary key."""
+    return _put(connection.dialect.name, table)
+
+
+@lru_cache
+def _put(dialect_name: str, table: Table) -> Any:
+    statement = insert_of(dialect_name, table)
+    values = {
+        column.name: statement.excluded[column.name]
+        for column in table.columns
+        if not column.primary_key
+    }
+    return statement.on_conflict_do_update(
+        index_elements=table.primary_key, set_=values
+    )
+
+
+def insert(connection: Connection, table: Table) -> Any:
+    """An INSERT that can have ``on_conflict_do_nothing`` or ``…_do_update``."""
+    return insert_of(connection.dialect.name, table)
+
+
+def insert_of(dialect_name: str, table: Table) -> Any:
+    """:func:`insert` for the databases of a dialect."""
+    # Importing both dialects would take 2 MB more in each process.
+    dialect: Any = import_module(f"sqlalchemy.dialects.{dialect_name}")
+    return dialect.insert(table)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from sqlalchemy import Connection, Table, delete, func, select, text
 
 from meshtasks.errors import SchemaMismatch
-from meshtasks.state.database import Database, insert
+from meshtasks.state.database import Database
 from meshtasks.state.tables import (
     ALERT_EVENTS,
     ARCHIVE_CLAIMS,
@@ -24,6 +24,7 @@ from meshtasks.state.tables import (
     METADATA,
     PROBES,
     REVISION,
+    insert,
 )
 
 _CHUNK_ROWS = 2_000

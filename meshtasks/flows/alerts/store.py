@@ -36,7 +36,7 @@ from meshtasks.flows.alerts.state import (
     NotificationState,
     Silence,
 )
-from meshtasks.state.database import Database, StateLocation, insert, put
+from meshtasks.state.database import Database, StateLocation
 from meshtasks.state.tables import (
     ALERT_EVENTS,
     ALERT_GROUPS,
@@ -45,6 +45,8 @@ from meshtasks.state.tables import (
     ALERTS,
     ALERTS_SEEN,
     SILENCES,
+    insert,
+    put,
     storable,
 )
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 
 from sqlalchemy import bindparam, delete, select
 
-from meshtasks.state.database import Database, StateLocation, put
-from meshtasks.state.tables import WEBHOOK_CALLS, storable, storables
+from meshtasks.state.database import Database, StateLocation
+from meshtasks.state.tables import WEBHOOK_CALLS, put, storable, storables
 
 SINK = "webhook_log"
 
