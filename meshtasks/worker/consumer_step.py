@@ -26,6 +26,7 @@ from meshtasks.amqp.publisher import Publisher
 from meshtasks.amqp.queues import QUEUES
 from meshtasks.amqp.republisher import Republisher
 from meshtasks.amqp.topology import TOPOLOGY
+from meshtasks.config.environment import Environment
 from meshtasks.errors import ConfigError
 from meshtasks.flows.circuit import State
 from meshtasks.flows.contract import Handler
@@ -72,12 +73,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         breaker = self._breaker = Breaker(
             self._on_circuits_changed,
             loop.later,
-            waits_in={
-                key.name: key.waits_in
-                for handler in self._mesh.handlers.values()
-                for key in handler.sinks
-                if key.waits_in
-            },
+            waits_in=self._waits_in(),
             is_consumed=lambda queue: queue in self._consumers,
             steady_seconds=self._steady_seconds(),
             on_circuit=self._on_circuit,
@@ -85,11 +81,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         name = celery_consumer.hostname
         is_forking = forks(celery_consumer)
         self._recorder = Recorder(settings.env, name, "worker", forks=is_forking)
-        self._metrics = Counts()
-        if settings.env.metrics_ports:
-            from meshtasks.worker.metrics import WorkerMetrics  # noqa: PLC0415 - large
-
-            self._metrics = WorkerMetrics(name, breaker, settings.env)
+        self._metrics = _counts_of(name, breaker, settings.env)
         self._timers = Timers(settings, self._metrics.called, forks=is_forking)
         self._republisher = Republisher(Publisher(settings.env.amqp_url))
         self._consumers: dict[str, QueueConsumer] = {}
@@ -118,6 +110,13 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
             lambda consumer: consumer.gathered + self._dispatcher.waiting_of(consumer),
             self._renew,
         )
+
+    def _waits_in(self) -> dict[str, str]:
+        """Return by sink the queue in which its data may wait."""
+        keys = (
+            key for handler in self._mesh.handlers.values() for key in handler.sinks
+        )
+        return {key.name: key.waits_in for key in keys if key.waits_in}
 
     def _steady_seconds(self) -> dict[str, float]:
         """Return by sink how long a circuit must be closed to count as steady: the time
@@ -405,6 +404,14 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
     def _reconnect(self, reason: str) -> None:
         logger.error("Reconnecting to the broker: %s", reason)
         raise amqp.RecoverableConnectionError(reason)
+
+
+def _counts_of(name: str, breaker: Breaker, env: Environment) -> Counts:
+    if not env.metrics_ports:
+        return Counts()
+    from meshtasks.worker.metrics import WorkerMetrics  # noqa: PLC0415 - large
+
+    return WorkerMetrics(name, breaker, env)
 
 
 def end_worker(why: object, error: Exception) -> Never:

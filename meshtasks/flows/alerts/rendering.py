@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -282,25 +283,21 @@ def _try_out(name: str, text: str) -> None:
 def _samples() -> Iterator[dict[str, Any]]:
     now, flapping = 1_795_440_000.0, Flapping()
     group = AlertGroup("sample", "rest", _AnyLabel(), "sample")
-    for severity in get_args(Severity):
-        for phase in get_args(Phase):
-            alert = AlertState(
-                fingerprint="sample",
-                title="attic is damp",
-                message="attic has 85 % humidity.",
-                severity=severity,
-                source="rules.damp",
-                own_labels=_AnyLabel(),
-                firing=phase != "resolved",
-                began=None,
-                starts_at=now - 60,
-                ends_at=now if phase == "resolved" else None,
-                published_at=now,
-                received_at=now,
-                changes=(now,) * flapping.changes * (phase == "flapping"),
-            )
-            for repeats in (False, True):
-                for alerts in ([alert], [alert, alert]):
-                    yield template_context(
-                        group, alerts, flapping, UTC, now, repeats=repeats
-                    )
+    for severity, phase in product(get_args(Severity), get_args(Phase)):
+        alert = AlertState(
+            fingerprint="sample",
+            title="attic is damp",
+            message="attic has 85 % humidity.",
+            severity=severity,
+            source="rules.damp",
+            own_labels=_AnyLabel(),
+            firing=phase != "resolved",
+            began=None,
+            starts_at=now - 60,
+            ends_at=now if phase == "resolved" else None,
+            published_at=now,
+            received_at=now,
+            changes=(now,) * flapping.changes * (phase == "flapping"),
+        )
+        for repeats, alerts in product((False, True), ([alert], [alert, alert])):
+            yield template_context(group, alerts, flapping, UTC, now, repeats=repeats)
