@@ -28,11 +28,11 @@ from meshtasks.errors import InvalidMessage
 from meshtasks.flows.contract import Batch, Handler
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE, Dead, Done, Outcome, Retry, dead_of, outcome_of
-from meshtasks.records.envelope import Envelope, envelope_of
+from meshtasks.records.envelope import envelope_of
 from meshtasks.records.json_text import plain_body
 from meshtasks.text import described, masked
 from meshtasks.timing import listening
-from meshtasks.worker.decode import Decoded, Decoder, Several
+from meshtasks.worker.decode import Decoder, Several
 from meshtasks.worker.results import (
     BatchResult,
     FailedRecords,
@@ -51,7 +51,6 @@ class HandlerFault(AssertionError):
 #: Exchange of MQTT messages. A message without a body deletes a retained message; it
 #: has no record, and is not an error.
 _MQTT_EXCHANGE = "amq.topic"
-_NOTHING = Decoded([], ())
 #: Maximum length of the name of an error's class.
 _LONGEST_NAME = 100
 #: Number of consecutive records, handled one by one, that fail transiently, after which
@@ -82,20 +81,6 @@ class _Read:
     several: dict[int, Several] = field(default_factory=dict)
     bad: dict[int, FailedRecords] = field(default_factory=dict)
     empty: int = 0
-
-    def add(self, position: int, envelope: Envelope, decoded: Decoded) -> None:
-        """Add a message that is not one valid object."""
-        self.empty += decoded is _NOTHING
-        if decoded.several is not None:
-            self.several[position] = decoded.several
-            envelope = replace(envelope, body=decoded.several.array)
-        count = len(decoded.records)
-        self.batch.records.extend(decoded.records)
-        self.batch.envelopes.extend(repeat(envelope, count))
-        self.batch.indexes.extend(decoded.indexes)
-        self.positions.extend(repeat(position, count))
-        if decoded.bad:
-            self.bad[position] = [*decoded.bad]
 
 
 class BatchRunner:
@@ -170,38 +155,60 @@ class BatchRunner:
         add_index, add_position = batch.indexes.append, read.positions.append
         for position, wire in enumerate(wires):
             body = wire[0]
-            try:
-                if body[:1] == b"{":
-                    try:
-                        record = decode_object(body)
-                    except InvalidMessage as error:
-                        decoded = self._decoder.decode_several(body, error)
-                    else:
-                        add_record(record)
-                        add_envelope(envelope_of(wire, queue))
-                        add_index(None)
-                        add_position(position)
-                        continue
-                else:
-                    decoded = self._decode_other(wires, position)
-            except InvalidMessage as error:
-                read.failures.append(Failure(position, dead_of(error)))
+            if body[:1] != b"{":
+                self._read_other(read, wires, position)
                 continue
-            envelope = envelope_of(wires[position], queue)  # noqa: PLR1736 - plain by now
-            read.add(position, envelope, decoded)
+            try:
+                record = decode_object(body)
+            except InvalidMessage as error:
+                self._read_other(read, wires, position, error)
+                continue
+            add_record(record)
+            add_envelope(envelope_of(wire, queue))
+            add_index(None)
+            add_position(position)
         read.indexes = [*batch.indexes]
         return read
 
-    def _decode_other(self, wires: list[Wire], position: int) -> Decoded:
-        """Decode a body that does not begin as an object. Bytes around its JSON are
-        removed from the wire as well, for later readers of the body."""
+    def _read_other(
+        self,
+        read: _Read,
+        wires: list[Wire],
+        position: int,
+        fault: InvalidMessage | None = None,
+    ) -> None:
+        """Read a message that is not one valid object. Bytes around its JSON are
+        removed from the wire as well, for later readers of the body.
+
+        Args:
+            fault: why a body that begins as an object is not a record.
+        """
         body, exchange, *_ = wire = wires[position]
         if not body and exchange == _MQTT_EXCHANGE:
-            return _NOTHING
-        plain = plain_body(body, self._max_message_bytes)
-        if plain is not body:
-            wires[position] = (plain, *wire[1:])
-        return self._decoder.decode(plain)
+            read.empty += 1
+            return
+        try:
+            if fault is not None:
+                decoded = self._decoder.decode_several(body, fault)
+            else:
+                plain = plain_body(body, self._max_message_bytes)
+                if plain is not body:
+                    wire = wires[position] = (plain, *wire[1:])
+                decoded = self._decoder.decode(plain)
+        except InvalidMessage as error:
+            read.failures.append(Failure(position, dead_of(error)))
+            return
+        envelope = envelope_of(wire, self._handler.queue)
+        if decoded.several is not None:
+            read.several[position] = decoded.several
+            envelope = replace(envelope, body=decoded.several.array)
+        count = len(decoded.records)
+        read.batch.records.extend(decoded.records)
+        read.batch.envelopes.extend(repeat(envelope, count))
+        read.batch.indexes.extend(decoded.indexes)
+        read.positions.extend(repeat(position, count))
+        if decoded.bad:
+            read.bad[position] = [*decoded.bad]
 
     def _handle(
         self, batch: Batch[Any], again: Callable[[], Batch[Any]] | None = None
