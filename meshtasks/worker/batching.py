@@ -24,6 +24,8 @@ from meshtasks.outcome import Dead
 
 #: Number of deliveries, as counted by the broker, from which a message runs alone.
 _SUSPECT_DELIVERIES = 2
+#: Maximum number of messages to hold while their size is unknown.
+_FIRST_MESSAGES = 64
 #: Number of failed attempts after which any batch has shrunk to one message.
 _LARGEST_LEVEL = 9
 
@@ -165,6 +167,40 @@ class Buffer:
         self.bytes = 0
         self.due = False
         return deliveries
+
+
+class Capacity:
+    """The number of messages of a queue that may be held. It depends on their size, so
+    that large messages do not fill the memory.
+
+    Args:
+        most: maximum number.
+        limits: limits of a batch.
+        is_fixed: whether the number is always the maximum.
+
+    Attributes:
+        messages: the present number.
+        message_bytes: size of the messages, an upper estimate; 0 while it is unknown.
+    """
+
+    def __init__(self, most: int, limits: BatchLimits, *, is_fixed: bool) -> None:
+        self.messages = most if is_fixed else min(most, _FIRST_MESSAGES)
+        self.message_bytes = 0.0
+        self._most = most
+        self._is_fixed = is_fixed
+        self._least = max(1, most // limits.count)
+        self._most_bytes = 2 * self._least * limits.bytes
+
+    def adapt(self, buffer: Buffer) -> bool:
+        """Note the size of a batch. Return whether the number has changed; it does if
+        it should be half or twice as large."""
+        self.message_bytes = max(buffer.bytes / len(buffer), 0.9 * self.message_bytes)
+        fitting = int(self._most_bytes / (self.message_bytes or 1))
+        fitting = min(self._most, max(self._least, fitting))
+        if self._is_fixed or self.messages / 2 <= fitting < 2 * self.messages:
+            return False
+        self.messages = fitting
+        return True
 
 
 class LeadingEdge:

@@ -21,6 +21,7 @@ from meshtasks.worker.batching import (
     FULL_SIZE,
     Adapted,
     Buffer,
+    Capacity,
     LeadingEdge,
     adapt,
     shrink_level_of,
@@ -29,8 +30,6 @@ from meshtasks.worker.resolution import OutcomeResolver
 
 logger = get_logger(__name__)
 
-#: Maximum number of messages to hold while their size is unknown.
-_FIRST_MESSAGES = 64
 #: Maximum time that a batch collects if it tests a sink.
 _TRIAL_AGE_SECONDS = 0.1
 
@@ -87,7 +86,6 @@ class QueueConsumer:
         self.alive = True
         self.received = 0
         self.unresolved = 0
-        self._prefetch = prefetch
         self._max_message_bytes = settings.max_message_bytes
         self._on_full = on_full
         self._on_open = on_open
@@ -98,11 +96,8 @@ class QueueConsumer:
         self._channel: Any = None
         self._consumer_tag: str | None = None
         self._window = 0
-        #: Maximum number of messages to hold; it depends on their size.
-        self._limit = prefetch if self.is_partition else min(prefetch, _FIRST_MESSAGES)
-        self._message_bytes = 0.0
-        self._batches_held = max(1, prefetch // settings.batch.count)
-        self._most_bytes = 2 * self._batches_held * settings.batch.bytes
+        # a partition would be lost to another consumer if it were consumed anew
+        self._capacity = Capacity(prefetch, settings.batch, is_fixed=self.is_partition)
         self.is_unfit = False
         self._edge = LeadingEdge(settings.batch.age_ms / 1000, always=handler.gathers)
 
@@ -114,12 +109,12 @@ class QueueConsumer:
     @property
     def is_new(self) -> bool:
         """Whether the size of its messages is unknown."""
-        return not self._message_bytes
+        return not self._capacity.message_bytes
 
     @property
     def is_trying(self) -> bool:
         """Whether it consumes only as many messages as the test of a sink needs."""
-        return self.is_consuming and self._window < self._limit
+        return self.is_consuming and self._window < self._capacity.messages
 
     def open(
         self, connection: Any, on_lost: Callable[[QueueConsumer, str], None]
@@ -145,7 +140,9 @@ class QueueConsumer:
             at_most: maximum number of unacknowledged messages; None for the usual
                 number.
         """
-        window = self._limit if at_most is None else min(at_most, self._limit)
+        window = self._capacity.messages
+        if at_most is not None:
+            window = min(at_most, window)
         if self.is_consuming and window == self._window:
             return
         self.is_unfit = False
@@ -214,15 +211,9 @@ class QueueConsumer:
         return self._edge.wait_seconds(now)
 
     def note_size(self, buffer: Buffer) -> None:
-        """Adapt the number of messages that may be held to the size of a batch, so that
-        large messages do not fill the memory. A partition keeps its number, because it
-        would lose the partition to another consumer when it consumes anew."""
-        self._message_bytes = max(buffer.bytes / len(buffer), 0.9 * self._message_bytes)
-        fitting = int(self._most_bytes / (self._message_bytes or 1))
-        fitting = min(self._prefetch, max(self._batches_held, fitting))
-        if not self.is_partition and not self._limit / 2 <= fitting < 2 * self._limit:
-            self._limit = fitting
-            self._watermark.max_waiting = max(1, fitting // 2)
+        """Adapt the number of messages that may be held to the size of a batch."""
+        if self._capacity.adapt(buffer):
+            self._watermark.max_waiting = max(1, self._capacity.messages // 2)
             self.is_unfit = True
 
     def batch_started(self, now: float) -> None:
