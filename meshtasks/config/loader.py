@@ -227,8 +227,8 @@ def _text(path: Path) -> str:
         raise ConfigError(source, "-", expected, line) from error
 
 
-#: Most levels of nesting. libyaml builds nodes by recursion; tens of thousands of
-#: levels crash the process.
+#: Most levels of nesting. libyaml before 0.2.6, which has the same limit, builds nodes
+#: by recursion; tens of thousands of levels crash the process.
 _DEEPEST = 1_000
 _OPENING = ("[", "{", "- ", "? ")
 
