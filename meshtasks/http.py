@@ -26,6 +26,8 @@ CONNECT_TIMEOUT_SECONDS = 3.0
 _BYTES_A_SECOND = 64 << 10
 _CHUNK_BYTES = 64 << 10
 _ANSWER_LIMIT_BYTES = 8 << 20
+_MOST_INTERIM_RESPONSES = 100
+_SWITCHING_PROTOCOLS = 101
 
 #: Beginning of an HTML page, after comments.
 _PAGE = re.compile(
@@ -209,6 +211,21 @@ class _Response(http.client.HTTPResponse):
     def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
         self.fp = io.BufferedReader(_InTime(self.fp.detach(), sock))
+
+    def _read_status(self) -> tuple[str, int, str]:
+        """Read the status of the final response (RFC 9110, section 15.2).
+
+        http.client skips interim responses of status 100 only, and without an end. It
+        would take another for the final one, and that one for the answer to the next
+        request.
+        """
+        for _ in range(_MOST_INTERIM_RESPONSES):
+            status: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+            if not 100 <= status[1] < 200 or status[1] == _SWITCHING_PROTOCOLS:  # noqa: PLR2004 - the interim ones
+                return status
+            http.client.parse_headers(self.fp)
+        message = "interim responses without a final one"
+        raise http.client.HTTPException(message)
 
 
 class _HTTPConnection(HTTPConnection):
