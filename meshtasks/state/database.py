@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -35,6 +35,7 @@ from meshtasks.state.connecting import (
     connect_to_server,
     revision_of,
 )
+from meshtasks.state.forking import unforked
 from meshtasks.state.tables import PROBES, REVISION, make_tables, put
 from meshtasks.timing import timing
 
@@ -399,7 +400,8 @@ class Database:
     def _translated(self) -> Iterator[None]:
         """Convert errors of the database to SinkUnavailable."""
         try:
-            yield
+            with nullcontext() if self.is_shared else unforked():
+                yield
         except (sqlite3.Error, exc.SQLAlchemyError) as error:
             self.close()  # reopen at the next use: the file may have been replaced
             cause = error.orig if isinstance(error, exc.DBAPIError) else error
