@@ -9,6 +9,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
+import amqp
 import kombu
 from kombu.exceptions import OperationalError
 
@@ -304,7 +305,7 @@ def ask_workers(url: str) -> list[WorkerAnswer]:
                     timeout=_WAIT_SECONDS,
                     connection=connection,
                 )
-        except (OperationalError, OSError) as error:
+        except (OperationalError, amqp.AMQPError, OSError) as error:
             message = f"the workers cannot be asked: {error}"
             raise Transient(message) from error
     return sorted(_answers(replies or ()))

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import amqp
+import pytest
+from celery.app.control import Control
+
+from meshtasks.errors import Transient
 from meshtasks.observation.collect import (
     QueueState,
     Snapshot,
     WorkerAnswer,
+    ask_workers,
     attention,
     circuit_lines,
 )
@@ -69,3 +75,15 @@ def test_a_queue_that_is_paused_by_a_circuit_is_not_shown_twice() -> None:
     waiting = snapshot(QueueState("sensors.humidity", ready=5, consumers=0))
 
     assert len(attention(waiting, [RESTING])) == 1
+
+
+def test_a_cancelled_queue_of_answers_is_a_fault_of_the_broker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def cancelled(*_: object, **__: object) -> None:
+        raise amqp.ConsumerCancelled("None3")
+
+    monkeypatch.setattr(Control, "broadcast", cancelled)
+
+    with pytest.raises(Transient, match="the workers cannot be asked"):
+        ask_workers("amqp://nobody:unused@127.0.0.1:1/")
