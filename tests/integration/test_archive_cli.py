@@ -52,14 +52,9 @@ def environment(mesh_env: dict[str, str], mesh_url: str, tmp_path: Path) -> Envi
     )
 
 
-@pytest.fixture
-def meshtasks(
-    environment: Environment,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Command:
+@pytest.fixture(autouse=True)
+def utc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "UTC")
-    return command(environment, monkeypatch, capsys)
 
 
 @pytest.fixture
