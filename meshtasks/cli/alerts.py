@@ -66,8 +66,9 @@ def show(
     Exit codes: 0; 69 the state cannot be read; 78 bad configuration.
     """
     with _sinks() as sinks:
-        policy, now = sinks.settings.read(ALERTS), sinks[ALERT_STATE].now()
+        policy = sinks.settings.read(ALERTS)
         with sinks[ALERT_STATE].tables() as tables:
+            now = tables.now
             alerts = current_alerts(tables, policy, now, every=every)
             silences = [each for each in tables.silences() if each.ends_at > now]
     if as_json:
@@ -111,7 +112,8 @@ def silence(
         seconds = seconds_of(lasts)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    with _tables() as (tables, now):
+    with _tables() as tables:
+        now = tables.now
         made = Silence(
             secrets.token_hex(4), texts, now, now + seconds, _user(), comment
         )
@@ -133,8 +135,9 @@ def show_one(
     Exit codes: 0; 1 there is no such alert; 69 the state cannot be read.
     """
     with _sinks() as sinks:
-        policy, now = sinks.settings.read(ALERTS), sinks[ALERT_STATE].now()
+        policy = sinks.settings.read(ALERTS)
         with sinks[ALERT_STATE].tables() as tables:
+            now = tables.now
             alerts = current_alerts(tables, policy, now, every=True)
             known = {each.alert.fingerprint: each for each in alerts}
             pages = [
@@ -155,7 +158,8 @@ def expire(
 
     Exit codes: 0; 1 there is no such silence; 69 the state cannot be written.
     """
-    with _tables() as (tables, now):
+    with _tables() as tables:
+        now = tables.now
         lasting = {each.id: each for each in tables.silences() if each.ends_at > now}
         for name in [_the_one(lasting, each, "silences") for each in silence_ids]:
             tables.end_silence(lasting[name], _user(), now)
@@ -174,11 +178,11 @@ def ack(
 
     Exit codes: 0; 1 there is no such active alert; 69 the state cannot be written.
     """
-    with _tables() as (tables, now):
+    with _tables() as tables:
         firing = {each.fingerprint: each for each in tables.firing()}
         for beginning in fingerprints:
             alert = firing[_the_one(firing, beginning, "active alerts")]
-            tables.acknowledge(alert, _user(), now)
+            tables.acknowledge(alert, _user(), tables.now)
             say(f"{alert.fingerprint} {alert.title}")
 
 
@@ -247,13 +251,10 @@ def _sinks() -> Iterator[Sinks]:
 
 
 @contextmanager
-def _tables() -> Iterator[tuple[AlertTables, float]]:
-    """The tables, in one transaction, and the time by the clock of the state."""
-    with _sinks() as sinks:
-        store = sinks[ALERT_STATE]
-        now = store.now()
-        with store.tables() as tables:
-            yield tables, now
+def _tables() -> Iterator[AlertTables]:
+    """The tables, in one transaction."""
+    with _sinks() as sinks, sinks[ALERT_STATE].tables() as tables:
+        yield tables
 
 
 def _user() -> str:

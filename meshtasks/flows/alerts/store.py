@@ -104,7 +104,7 @@ class AlertStore(Database):
             SinkUnavailable: the state is unavailable, or locked for too long.
         """
         with self.transaction(exclusive=True) as connection:
-            yield AlertTables(connection)
+            yield AlertTables(connection, self.now())
 
     def is_quiet(self, notes: Mapping[str, str], updated_at: float, now: float) -> bool:
         """Whether there is nothing to do. A single statement, because it is called
@@ -125,10 +125,15 @@ class AlertStore(Database):
 
 
 class AlertTables:
-    """The tables of alerts in a transaction. Times are epoch seconds."""
+    """The tables of alerts in a transaction. Times are epoch seconds.
 
-    def __init__(self, connection: Connection) -> None:
+    Attributes:
+        now: start of the transaction, by the clock of the state.
+    """
+
+    def __init__(self, connection: Connection, now: float) -> None:
         self._db = connection
+        self.now = now
 
     # --- alerts -----------------------------------------------------------
 

@@ -203,28 +203,26 @@ class _AlertsPage:
         return change
 
     async def _acknowledge(self, alert: AlertState) -> None:
-        def write(tables: AlertTables, who: str, now: float) -> None:
+        def write(tables: AlertTables, who: str) -> None:
             known = tables.alert(alert.fingerprint)
             if known is not None and known.firing:
-                tables.acknowledge(known, who, now)
+                tables.acknowledge(known, who, tables.now)
 
         await self._do(write, f"acknowledged {alert.title}")
 
     async def _end(self, silence: Silence) -> None:
         await self._do(
-            lambda tables, who, now: tables.end_silence(silence, who, now),
+            lambda tables, who: tables.end_silence(silence, who, tables.now),
             f"ended the silence of {' '.join(silence.matchers)}",
         )
 
-    async def _do(
-        self, write: Callable[[AlertTables, str, float], None], what: str
-    ) -> None:
+    async def _do(self, write: Callable[[AlertTables, str], None], what: str) -> None:
         viewer = self._console.operator()
         if viewer is None:
             return
         with notified():
             await self._model.change(
-                lambda tables, now: write(tables, viewer.name, now), viewer.name, what
+                lambda tables: write(tables, viewer.name), viewer.name, what
             )
             ui.notify(what)
             await self._look()
@@ -311,7 +309,7 @@ class SilenceDialog:
             self._dialog.close()
             what = f"silenced {' '.join(made.matchers)}"
             await self._console.alerts.change(
-                lambda tables, now: tables.begin_silence(made.begun(now), now),
+                lambda tables: tables.begin_silence(made.begun(tables.now), tables.now),
                 made.created_by,
                 what,
             )

@@ -277,12 +277,12 @@ class AlertsModel:
             return known
 
     async def change(
-        self, write: Callable[[AlertTables, float], object], who: str, what: str
+        self, write: Callable[[AlertTables], object], who: str, what: str
     ) -> None:
         """Change alerts or silences in one transaction.
 
         Args:
-            write: makes the change with the tables and the time of the state's clock.
+            write: makes the change.
             who: name of the client, for the log.
             what: what was done, for the log.
 
@@ -291,15 +291,16 @@ class AlertsModel:
         """
 
         def run() -> None:
-            with self._tables() as (tables, now):
-                write(tables, now)
+            with self._tables() as tables:
+                write(tables)
 
         await asyncio.to_thread(run)
         logger.info("%s %s on the console", who, printable(what))
         self._read = None
 
     def _look(self) -> Alerts:
-        with self._tables() as (tables, now):
+        with self._tables() as tables:
+            now = tables.now
             shown = current_alerts(tables, self._policy, now, every=True)[:_ALERTS]
             return Alerts(
                 now,
@@ -315,9 +316,9 @@ class AlertsModel:
             )
 
     @contextmanager
-    def _tables(self) -> Iterator[tuple[AlertTables, float]]:
-        with closing(Sinks(self._settings)) as sinks:
-            store = sinks[ALERT_STATE]
-            now = store.now()
-            with store.tables() as tables:
-                yield tables, now
+    def _tables(self) -> Iterator[AlertTables]:
+        with (
+            closing(Sinks(self._settings)) as sinks,
+            sinks[ALERT_STATE].tables() as tables,
+        ):
+            yield tables
