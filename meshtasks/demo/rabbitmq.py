@@ -48,6 +48,8 @@ log.console = true
 log.console.use_colors = off
 load_definitions = {directory}/definitions.json
 """
+#: All nodes of a cluster make a virtual host before the response.
+_VHOST_SECONDS = 60.0
 #: Memory limits; docker-compose.yml uses the same file.
 _ADVANCED = SHIPPED_CONFIG / "rabbitmq" / "advanced.config"
 
@@ -184,7 +186,8 @@ class RabbitMQ(Server):
         Raises:
             HTTPFailed: the management API refused.
         """
-        self.api("PUT", f"/vhosts/{quote(name, safe='')}")
+        path = f"/vhosts/{quote(name, safe='')}"
+        self.api("PUT", path, timeout_seconds=_VHOST_SECONDS)
 
     def delete_vhost(self, name: str) -> None:
         """Delete a virtual host and everything in it.
@@ -194,12 +197,20 @@ class RabbitMQ(Server):
         """
         self.api("DELETE", f"/vhosts/{quote(name, safe='')}")
 
-    def api(self, method: str, path: str, body: object = None) -> Any:
+    def api(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        timeout_seconds: float = 10.0,
+    ) -> Any:
         """Call the management HTTP API as administrator.
 
         Args:
             path: below ``/api``, with its leading slash.
             body: sent as JSON unless None.
+            timeout_seconds: for the connection, and for each read of the response.
 
         Returns:
             The decoded JSON of the response; None for an empty response.
@@ -214,6 +225,7 @@ class RabbitMQ(Server):
             f"/api{path}",
             body=None if body is None else json.dumps(body).encode(),
             credentials=(self.user, self.password),
+            timeout_seconds=timeout_seconds,
         )
         return json.loads(answer) if answer else None
 
