@@ -24,6 +24,10 @@ from meshtasks.gateway.console.trying import add_trying
 from meshtasks.gateway.console.workers import add_workers
 from meshtasks.gateway.context import Context
 
+#: Two fifths of it is how long a page may take to answer a ping; with NiceGUI's own 3 s
+#: a phone on a slow network, or a busy gateway, lost its page after 2 s.
+_RECONNECT_SECONDS = 30.0
+
 
 def create_console(context: Context, flows: Flows, sessions: Sessions) -> FastAPI:
     """Create the console; once per process, because NiceGUI has one application."""
@@ -51,7 +55,12 @@ def create_console(context: Context, flows: Flows, sessions: Sessions) -> FastAP
     app.include_router(console.routes)
     app.add_middleware(Guard, sessions=sessions)
     ui.run_with(
-        app, title="meshtasks", dark=None, language="en-US", show_welcome_message=False
+        app,
+        title="meshtasks",
+        dark=None,
+        language="en-US",
+        show_welcome_message=False,
+        reconnect_timeout=_RECONNECT_SECONDS,
     )
     _take_out_buffers()
     return app
