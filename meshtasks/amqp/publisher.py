@@ -174,8 +174,9 @@ class Publisher:
                 raise Unroutable(frozenset(self._returned))
             return
         (first, error), *more = self._refused
+        many = f"{1 + len(more)} messages cannot be published, the first of them to "
         reason = (
-            f"{1 + len(more)} messages cannot be published, the first of them to "
+            f"{many if more else 'a message cannot be published to '}"
             f"exchange {first.exchange!r} with routing key {first.routing_key!r}: "
             f"{_text(error)}"
         )
