@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from meshtasks.amqp.entities import Binding, is_reserved, queue_of
+from meshtasks.amqp.entities import (
+    Binding,
+    DerivedQueue,
+    Queue,
+    RetryQueue,
+    is_reserved,
+    queue_of,
+)
 from meshtasks.amqp.management import Live, LiveExchange, LiveQueue
-from meshtasks.amqp.topology import Topology
+from meshtasks.amqp.topology import PENDING_TIMESERIES, Topology
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +23,8 @@ class Drift:
     """Findings of a comparison, one line each.
 
     Attributes:
-        differences: entities that are missing or differ, and bindings that are not in
-            topology.yaml.
+        differences: policies that lose messages; entities that are missing or differ;
+            bindings that are not in topology.yaml.
         notes: bindings and policies that others added; they are not errors.
     """
 
@@ -26,12 +34,14 @@ class Drift:
 
 def compare(topology: Topology, live: Live) -> Drift:
     """Compare the whole topology with the entities of a virtual host."""
+    harmful, harmless = _policies(topology, live)
     differences = [
+        *harmful,
         *_exchange_differences(topology, live),
         *_queue_differences(topology, live),
         *_binding_differences(topology, live),
     ]
-    notes = [*_foreign_bindings(topology, live), *_policies(topology, live)]
+    notes = [*_foreign_bindings(topology, live), *harmless]
     return Drift(tuple(differences), tuple(notes))
 
 
@@ -94,15 +104,56 @@ def _foreign_bindings(topology: Topology, live: Live) -> Iterator[str]:
             yield f"binding {binding.label}: added by others"
 
 
-def _policies(topology: Topology, live: Live) -> Iterator[str]:
-    ours = {queue.name for queue in topology.all_queues}
-    for queue in live.queues:
-        if queue.name in ours and queue.effective_policy_definition:
-            settings = ", ".join(
-                f"{key}={value}"
-                for key, value in sorted(queue.effective_policy_definition.items())
-            )
-            yield f"queue {queue.name}: a policy adds {settings}"
+def _policies(topology: Topology, live: Live) -> tuple[list[str], list[str]]:
+    """What policies set on our queues: what loses messages, and the rest."""
+    harmful, harmless = [], []
+    ours = {queue.name: queue for queue in topology.all_queues}
+    for has in live.queues:
+        if has.name not in ours:
+            continue
+        rest = []
+        for key, value in sorted(has.effective_policy_definition.items()):
+            if harm := _harm(ours[has.name], key, value):
+                harmful.append(
+                    f"queue {has.name}: {has.policies} sets {key}={value}, {harm}; "
+                    "change its pattern to spare this queue, or clear it"
+                )
+            else:
+                rest.append(f"{key}={value}")
+        if rest:
+            harmless.append(f"queue {has.name}: a policy adds {', '.join(rest)}")
+    return harmful, harmless
+
+
+def _harm(queue: Queue | DerivedQueue | RetryQueue, key: str, value: Any) -> str:
+    """What a setting of a policy does to the messages of a queue; empty if it does no
+    harm, or nothing.
+
+    Of two limits RabbitMQ takes the lower, and the overflow strategy of the policy.
+    Otherwise the argument of the queue overrides the policy. Queues of published
+    messages dead-letter what exceeds a limit, or the publisher is refused.
+    """
+    own = queue.arguments.get(f"x-{key}")
+    dead_letters = "x-dead-letter-exchange" in queue.arguments
+    may_wait = isinstance(queue, RetryQueue) or queue.name == PENDING_TIMESERIES
+    is_lower = own is None or (isinstance(own, int) and value < own)
+    harm = ""
+    match key:
+        case "expires":
+            harm = "which deletes it with its messages while no worker uses it"
+        case "overflow" if own not in {None, value}:
+            harm = "with which the broker may lose what it dead-letters"
+        case "dead-letter-routing-key" if dead_letters and own is None:
+            harm = "which leads its messages to another queue, or to none"
+        case "message-ttl" | "max-length" | "max-length-bytes" | "delivery-limit" if (
+            is_lower and not dead_letters
+        ):
+            harm = "and what exceeds it is lost without a trace"
+        case "message-ttl" if is_lower and may_wait:
+            harm = "which ends the wait of its messages too early"
+        case "max-length" | "max-length-bytes" if is_lower and may_wait:
+            harm = "and refuses messages that can wait nowhere else"
+    return harm
 
 
 def _is_ours(topology: Topology, binding: Binding) -> bool:

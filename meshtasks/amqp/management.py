@@ -234,7 +234,9 @@ class LiveQueue(BaseModel):
     """A queue on the broker.
 
     Attributes:
-        effective_policy_definition: arguments that policies add.
+        policy: name of its policy.
+        operator_policy: name of its operator policy.
+        effective_policy_definition: arguments that both add.
         members: nodes that have a replica of a quorum queue.
         online: nodes whose replica runs; empty if the broker does not say. The leader
             reports it: without a leader the value is old, and may have nodes that are
@@ -246,10 +248,18 @@ class LiveQueue(BaseModel):
     durable: bool
     auto_delete: bool
     arguments: Table
+    policy: str | None = None
+    operator_policy: str | None = None
     effective_policy_definition: Table = {}
     members: tuple[str, ...] = ()
     online: tuple[str, ...] = ()
     leader: str | None = None
+
+    @property
+    def policies(self) -> str:
+        """Its policies, by kind and name."""
+        names = {"policy": self.policy, "operator policy": self.operator_policy}
+        return " or ".join(f"{kind} {name!r}" for kind, name in names.items() if name)
 
     @property
     def stands_still(self) -> str | None:

@@ -108,7 +108,8 @@ def check(management_url: ManagementUrl = None) -> None:
     say(
         f"differences: {len(drift.differences)}. `meshtasks topology apply` creates "
         "what is missing; a queue or exchange with other arguments has to be emptied "
-        "and deleted first, an extra binding to be removed by hand.",
+        "and deleted first, an extra binding to be removed by hand, a policy to be "
+        "changed by whoever set it.",
         err=True,
     )
     raise typer.Exit(1)

@@ -215,7 +215,8 @@ def topology(settings: Settings, management_url: str | None) -> Verdict:
     live = read(settings.env.amqp_url, management_url)
     drift = compare(settings.read(TOPOLOGY), live)
     if drift.differences:
-        text = f"{len(drift.differences)} differences: {drift.differences[0]}, …"
+        text, *others = drift.differences
+        text += f"; and {len(others)} more differences" if others else ""
         remedy = "meshtasks topology check names all, meshtasks topology apply adds"
         return Verdict("failed", text, remedy)
     return Verdict("ok", "as in topology.yaml")

@@ -142,6 +142,18 @@ def test_check_notes_a_policy_on_the_meshs_queues(
     assert check().exit_code == 0
 
 
+def test_check_finds_a_policy_that_would_lose_dead_letters(
+    topology: Command, check: Command, rabbitmq: RabbitMQ, vhost: str
+) -> None:
+    topology("apply")
+    policy = {"pattern": "", "definition": {"max-length": 100}, "apply-to": "queues"}
+    rabbitmq.api("PUT", f"/operator-policies/{vhost}/tidy", policy)
+
+    line = "queue dead.letter.queue: operator policy 'tidy' sets max-length=100, and"
+    wait_until(lambda: line in check().stdout, 30, "the difference")
+    assert check().exit_code == 1
+
+
 def test_a_broker_that_imported_the_export_does_not_differ(
     topology: Command, check: Command, rabbitmq: RabbitMQ
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -155,3 +156,60 @@ def test_a_policy_on_one_of_our_queues_is_noted(live: Live) -> None:
 
     assert drift.differences == ()
     assert drift.notes == ("queue sensors.temperature: a policy adds max-length=10",)
+
+
+@pytest.mark.parametrize(
+    ("queue", "settings", "harm"),
+    [
+        ("dead.letter.queue", {"message-ttl": 9}, "is lost without a trace"),
+        ("dead.letter.queue", {"max-length": 9}, "is lost without a trace"),
+        ("dead.letter.queue", {"max-length-bytes": 9}, "is lost without a trace"),
+        ("dead.letter.queue", {"delivery-limit": 9}, "is lost without a trace"),
+        ("commands.answers", {"message-ttl": 9}, "is lost without a trace"),
+        ("retry.5", {"message-ttl": 4_999}, "ends the wait of its messages too early"),
+        ("retry.5", {"max-length": 9}, "refuses messages that can wait nowhere else"),
+        ("retry.5", {"dead-letter-routing-key": "x"}, "leads its messages to another"),
+        ("pending.timeseries", {"message-ttl": 9}, "ends the wait of its messages"),
+        ("pending.timeseries", {"max-length-bytes": 9}, "refuses messages"),
+        ("sensors.temperature", {"expires": 9}, "deletes it with its messages"),
+        ("sensors.temperature", {"overflow": "drop-head"}, "the broker may lose what"),
+    ],
+)
+def test_a_policy_that_loses_messages_is_a_difference(
+    live: Live, queue: str, settings: dict[str, Any], harm: str
+) -> None:
+    has = next(each for each in live.queues if each.name == queue)
+    has.policy, has.operator_policy = "tidy", "limits"
+    has.effective_policy_definition = settings
+
+    (line,) = compare(TOPOLOGY, live).differences
+
+    ((key, value),) = settings.items()
+    policies = "policy 'tidy' or operator policy 'limits'"
+    assert line.startswith(f"queue {queue}: {policies} sets {key}={value}, ")
+    assert harm in line
+
+
+@pytest.mark.parametrize(
+    ("queue", "settings"),
+    [
+        ("retry.5", {"message-ttl": 5_000}),
+        ("retry.5", {"overflow": "reject-publish"}),
+        ("commands.answers", {"message-ttl": 1_000_000_000}),
+        ("pending.timeseries", {"max-length-bytes": 1 << 30}),
+        ("pending.timeseries", {"delivery-limit": 9}),  # they become dead letters
+        ("sensors.temperature", {"dead-letter-exchange": "theirs"}),
+        ("sensors.temperature", {"dead-letter-routing-key": "theirs"}),
+        ("sensors.temperature", {"message-ttl": 9}),
+        ("dead.letter.queue", {"queue-leader-locator": "balanced"}),
+    ],
+)
+def test_a_policy_that_the_topology_outdoes_is_only_noted(
+    live: Live, queue: str, settings: dict[str, Any]
+) -> None:
+    has = next(each for each in live.queues if each.name == queue)
+    has.policy, has.effective_policy_definition = "usual", settings
+
+    drift = compare(TOPOLOGY, live)
+
+    assert (drift.differences, len(drift.notes)) == ((), 1)
