@@ -178,11 +178,16 @@ def retry_after_seconds(value: str | None) -> float | None:
 
 
 class _InTime(io.RawIOBase):
-    """The bytes of a socket until a deadline, which each byte extends a little."""
+    """The bytes of a socket until a deadline, which each byte extends a little.
+
+    Attributes:
+        has_ended: whether the end of the stream has been read.
+    """
 
     def __init__(self, file: Any, sock: Any) -> None:
         self._file = file
         self._sock = sock
+        self.has_ended = False
         self._deadline = time.monotonic() + (sock.gettimeout() or float("inf"))
 
     @override
@@ -198,6 +203,7 @@ class _InTime(io.RawIOBase):
         if left < float("inf"):
             self._sock.settimeout(left)
         count = int(self._file.readinto(buffer) or 0)
+        self.has_ended = not count
         self._deadline += count / _BYTES_A_SECOND
         return count
 
@@ -210,7 +216,21 @@ class _InTime(io.RawIOBase):
 class _Response(http.client.HTTPResponse):
     def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
-        self.fp = io.BufferedReader(_InTime(self.fp.detach(), sock))
+        self._source = _InTime(self.fp.detach(), sock)
+        self.fp = io.BufferedReader(self._source)
+
+    @override
+    def begin(self) -> None:
+        """Read status and headers, up to the empty line after them.
+
+        http.client takes the end of the stream for the end of the headers, too. But the
+        status of a response that breaks off is no success, and a missing header may be
+        the length of its body.
+        """
+        super().begin()
+        if self._source.has_ended:
+            message = "the response broke off within its headers"
+            raise http.client.HTTPException(message)
 
     def _read_status(self) -> tuple[str, int, str]:
         """Read the status of the final response (RFC 9110, section 15.2).

@@ -34,10 +34,14 @@ def hang(_: socket.socket, stopping: threading.Event) -> None:
     stopping.wait()
 
 
-def break_off(client: socket.socket, _: threading.Event) -> None:
-    """Closes the connection in the middle of an answer."""
-    client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nETag: x\r\n\r\n{")
-    client.shutdown(socket.SHUT_RDWR)
+def part(data: bytes) -> Lie:
+    """Closes the connection after a part of an answer."""
+
+    def lie(client: socket.socket, _: threading.Event) -> None:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_RDWR)
+
+    return lie
 
 
 def drip(client: socket.socket, stopping: threading.Event) -> None:
@@ -69,7 +73,19 @@ LIES: dict[str, Lie] = {
     "overloaded": answer("503 Unavailable", b"", "Retry-After: 86400"),
     "not HTTP": lambda client, _: client.sendall(b"220 ready\r\n"),
     "hanging": hang,
-    "breaking off": break_off,
+    "breaking off": part(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nETag: x\r\n\r\n{"
+    ),
+    "breaking off in a chunk": part(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nETag: x\r\n\r\n2\r\n{}\r\n"
+    ),
+    "breaking off in the status": part(b"HTTP/1.1 204"),
+    "breaking off after the status": part(b"HTTP/1.1 200 OK\r\n"),
+    "breaking off in the headers of 204": part(
+        b"HTTP/1.1 204 No Content\r\nX-Influxdb-Version: v2"
+    ),
+    "breaking off after a header": part(b"HTTP/1.1 200 OK\r\nETag: x\r\n"),
+    "closing": part(b""),
     "dripping": drip,
     "dripping a body": drip_body,
 }
