@@ -203,7 +203,7 @@ def _check(queues: QueuesConfig, settings: Settings) -> Iterator[ConfigError]:
     declared = settings.read(TOPOLOGY).queue_names
     for name in queues.queues:
         if name not in declared:
-            expected = "a queue that topology.yaml declares"
+            expected = "expected a queue that topology.yaml declares (queues, bindings)"
             yield settings.fault(QUEUES, f"queues.{name}", expected)
 
 

@@ -394,7 +394,7 @@ _TYPES = {
     "finite_number": "a finite number",
     "string_type": "text",
 }
-_SUBJECT = re.compile(r"^Input (?=should )")
+_SUBJECT = re.compile(r"^[A-Z][a-z]+ (?=should )")
 
 
 def _in_seconds(content: Any) -> Any:

@@ -109,9 +109,9 @@ class Flows:
         """Invalid keys of a queue's entry, and what is expected there."""
         kinds = settings.read(KINDS).quantities
         if queue in self.fixed:
-            yield "flow", f"no flow, since {queue} has one already"
+            yield "flow", f"expected no flow, since {queue} has one already"
         elif queue not in settings.read(TOPOLOGY).domain_queues:
-            yield "flow", f"no flow, since {queue} is no queue of records"
+            yield "flow", f"expected no flow, since {queue} is no queue of records"
         elif entry.flow not in flows:
             known = f"expected one of {', '.join(flows)}, got {entry.flow}"
             yield "flow", f"{known}; `meshtasks flow list` has those installed"

@@ -236,6 +236,7 @@ class KindsConfig(ConfigModel):
             elif not _NAME.fullmatch(name):
                 reason = "expected a name of a-z, 0-9, _ and -, 64 characters at most"
                 yield fault(reason, "kinds", name)
+        yield from self._shared_series()
         for kind, unit in self.default_units.items():
             quantity = self.quantities.get(kind)
             if quantity is None:
@@ -252,6 +253,15 @@ class KindsConfig(ConfigModel):
             if kind not in known_ages:
                 reason = f"expected one of {', '.join(known_ages)}"
                 yield fault(reason, "oldest", kind)
+
+    def _shared_series(self) -> Iterator[InitErrorDetails]:
+        """Faults of kinds that VictoriaMetrics would store in one series."""
+        owners: dict[str, str] = {}
+        for name, kind in self.kinds.items():
+            series = f"{name}_{kind.field}"
+            if (owner := owners.setdefault(series, name)) != name:
+                reason = f"expected another field: {series} is also a series of {owner}"
+                yield fault(reason, "kinds", name, "field")
 
     def oldest_seconds(self, kind: str) -> float:
         """Greatest age, in seconds, of records of this kind at receipt."""

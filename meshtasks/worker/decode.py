@@ -29,11 +29,12 @@ from meshtasks.records.json_text import (
 )
 from meshtasks.records.lineprotocol import read_lines
 from meshtasks.records.models import explain
+from meshtasks.text import described
 
 #: Splits an array without decoding its members.
 _MEMBERS = msgspec.json.Decoder(list[msgspec.Raw])
-#: First characters of a bare JSON number, including the invalid NaN and Infinity.
-_NUMBER_STARTS = frozenset(b"-0123456789NI")
+#: First characters of bodies that are only a value, or text that is not JSON.
+_VALUE_STARTS = frozenset(range(0x21, 0x7F)) - frozenset(b"{[")
 
 
 class BadMember(NamedTuple):
@@ -152,6 +153,20 @@ class Decoder:
             message = f"what validates the record failed: {told(error)}"
             raise SchemaMismatch(message) from error
 
+    def _decode_value(self, body: bytes) -> Any:
+        """Return the record of a body that is only its value.
+
+        Raises:
+            InvalidMessage: it is not one JSON value, or not such a value.
+        """
+        with suppress(UndecodableMessage):
+            record = self.decode_object(b'{"value":' + body + b"}")
+            if b"," not in body:  # else it has further members
+                return record
+        got = described(body.decode(errors="replace"))
+        message = f"the body is not JSON: expected an object or a number, got {got}"
+        raise UndecodableMessage(message)
+
     def _validated(self, body: bytes) -> Any:
         record = self._one.validate_json(body)
         if (refusal := refusal_of(body)) is not None:
@@ -171,8 +186,8 @@ class Decoder:
             raise UndecodableMessage(message)
         if stripped[:1] == b"[":
             return self._decode_array(body)
-        if self._bare_value and stripped[0] in _NUMBER_STARTS:
-            stripped = b'{"value":' + stripped + b"}"
+        if self._bare_value and stripped[0] in _VALUE_STARTS:
+            return Decoded([self._decode_value(stripped)], [None])
         if self._telegraf and stripped[:1] != b"{":
             return self._decode_line_protocol(stripped)
         try:

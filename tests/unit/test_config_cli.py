@@ -137,6 +137,12 @@ def test_an_error_of_a_producer_is_named(check: Command, edit: Edit) -> None:
             "nothing starts a",
         ),
         (
+            "kinds.yaml",
+            "default_units:",
+            "kinds: {co2: {unit: ppm, field: ppm}}\ndefault_units:",
+            "no queue has the kind co2",
+        ),
+        (
             "topology.yaml",
             "  - name: home.events.state_changes\n",
             "  - name: sensors.pressure\n  - name: home.events.state_changes\n",

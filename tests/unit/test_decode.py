@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from meshtasks.errors import InvalidMessage, SchemaMismatch, UndecodableMessage
@@ -28,6 +30,24 @@ def test_an_array_is_one_record_per_member(decoder: Decoder) -> None:
 
 def test_a_bare_number_is_a_value(decoder: Decoder) -> None:
     assert decoder.decode(b"-21.5\n").records == [{"value": -21.5}]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"21,5", 'expected an object or a number, got the text "21,5"'),
+        (b"420 ppm", 'expected an object or a number, got the text "420 ppm"'),
+        (b'1,"unit":"K"', 'an object or a number, got the text "1,"unit":"K""'),
+        (b"on", 'expected an object or a number, got the text "on"'),
+        (b"true", "value: expected a number, got true"),
+        (b'"21.5"', 'value: expected a number, got the text "21.5"'),
+    ],
+)
+def test_a_bare_value_that_is_no_number_is_quoted(
+    decoder: Decoder, body: bytes, reason: str
+) -> None:
+    with pytest.raises(InvalidMessage, match=re.escape(reason)):
+        decoder.decode(body)
 
 
 def test_only_the_bad_members_of_an_array_are_dead(decoder: Decoder) -> None:
@@ -59,7 +79,7 @@ def test_a_member_with_a_value_that_is_not_json_is_dead_alone(decoder: Decoder) 
         ),
         (b"[" * 5000, UndecodableMessage, "not JSON"),
         (b"[]", SchemaMismatch, "the array is empty"),
-        (b"null", SchemaMismatch, "object"),
+        (b"null", SchemaMismatch, "number, got null"),
         (b"{}", SchemaMismatch, "value"),
         (b'{"value": NaN}', SchemaMismatch, "finite"),
         (b"NaN", SchemaMismatch, "finite"),

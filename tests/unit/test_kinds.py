@@ -163,6 +163,10 @@ def test_a_configured_kind_has_an_age_and_a_default_unit(config: Config) -> None
             "co2: {unit: ppm, field: ppm, minimum: .nan}",
         ),
         (
+            *(3, "kinds.co2_ppm.field", "co2_ppm_x is also a series of co2"),
+            "co2: {unit: a, field: ppm_x}\n  co2_ppm: {unit: a, field: x}",
+        ),
+        (
             *(3, "default_units.co3", "expected temperature, humidity, co2"),
             "co2: {unit: ppm, field: ppm}\ndefault_units: {co3: ppm}",
         ),
@@ -186,6 +190,7 @@ def test_a_kind_that_cannot_be_is_refused_with_its_place(
 
     assert (Path(error.source).name, error.line, error.key) == ("kinds.yaml", line, key)
     assert re.search(re.escape(expected), error.expected)
+    assert not error.expected.startswith("String")  # pydantic's term
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+from meshtasks.amqp.queues import QUEUES
 from meshtasks.config.settings import Settings
 from meshtasks.errors import InvalidMessage, SchemaMismatch
 from meshtasks.flows.contract import Batch, Flow, Handler
@@ -228,7 +229,11 @@ def _doubts(settings: Settings, handlers: Mapping[str, Handler]) -> Iterator[Dou
     queues = {
         queue for queue, handler in handlers.items() if handler.record is SensorReading
     }
-    return rule_doubts(settings, queues, "readings", of_metrics=False)
+    yield from rule_doubts(settings, queues, "readings", of_metrics=False)
+    used = {entry.kind for entry in settings.read(QUEUES).queues.values()}
+    for kind in sorted(settings.read(KINDS).kinds.keys() - used):
+        text = f"no queue has the kind {kind}; queues.yaml should give it one"
+        yield Doubt("warning", KINDS, f"kinds.{kind}", text)
 
 
 def _explain(
