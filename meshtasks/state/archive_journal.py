@@ -11,9 +11,10 @@ claims to its records::
                             \---set aside--> (unknown), and the object is damaged
 
 Each step is durable before the next one begins. If the worker of a pending object died,
-or lost its connection to the store, the store is checked for the object. A damaged
-object is recorded as such. It is forgotten like a missing one: its messages were never
-acknowledged, so they are redelivered, and their records are stored in another object.
+or lost its connection to the store or to the state, the store is checked for the
+object. A damaged object is recorded as such. It is forgotten like a missing one: its
+messages were not acknowledged, so they are redelivered, and their records are stored in
+another object.
 
 With SQLite, one process of the host at a time holds the journal, from the look-up of
 ids until its objects are recorded as stored. So pending objects at the beginning belong

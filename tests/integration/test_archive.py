@@ -7,6 +7,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from pydantic import SecretStr
 from typing_extensions import override
 
 from meshtasks.config.environment import Environment
@@ -40,6 +42,7 @@ from tests.support.archive import (
     message,
 )
 from tests.support.archive_crash import Point, archive_in_process, reached
+from tests.support.postgres import Postgres
 from tests.support.receiver import Answer, Receiver
 from tests.support.s3 import S3Target
 from tests.support.waiting import wait_until
@@ -310,6 +313,59 @@ def test_an_object_stored_without_an_answer_is_not_stored_again(
     sinks[OBJECTS] = FileStore(tmp_path / "archive")
     assert archive(sinks, *numbered(2, 3)) == [DONE] * 2
 
+    assert archived_numbers(sinks) == [1, 2, 3]
+
+
+class LosesJournal(FileStore):
+    """Stores objects; meanwhile something happens to the journal."""
+
+    happens: Callable[[], None]
+
+    @override
+    def put(self, name: str, data: bytes, metadata: Mapping[str, str]) -> None:
+        super().put(name, data, metadata)
+        self.happens()
+
+
+def test_stored_records_are_done_though_the_database_is_replaced_by_an_empty_one(
+    open_sinks: OpenSinks, tmp_path: Path, postgres: Postgres, postgres_template: str
+) -> None:
+    database = postgres.new_database(postgres_template)
+    url = SecretStr(postgres.url(database))
+    sinks = open_sinks(directory_environment(tmp_path, state_url=url))
+    sinks[OBJECTS] = store = LosesJournal(tmp_path / "archive")
+    store.happens = partial(
+        postgres.execute, f"DROP DATABASE IF EXISTS {database} WITH (FORCE)"
+    )
+
+    # two hours make two objects
+    assert archive(sinks, *numbered(1, 3601)) == [DONE] * 2
+
+    sinks[OBJECTS] = FileStore(tmp_path / "archive")
+    postgres.execute(f"CREATE DATABASE {database} TEMPLATE {postgres_template}")
+    assert archive(sinks, *numbered(2)) == [DONE]
+    assert archived_numbers(sinks) == [1, 2, 3601]
+
+
+def test_stored_records_are_known_though_the_journal_failed_meanwhile(
+    sinks: Sinks, environment: Environment
+) -> None:
+    def fail() -> None:
+        with closing(sqlite3.connect(environment.state_dir / "mesh.db")) as db:
+            db.execute(
+                "CREATE TRIGGER full BEFORE DELETE ON archive_pending "
+                "BEGIN SELECT RAISE(FAIL, 'disk full'); END"
+            )
+
+    directory = environment.state_dir.with_name("archive")
+    sinks[OBJECTS] = store = LosesJournal(directory)
+    store.happens = fail
+    assert archive(sinks, *numbered(1, 2)) == [DONE] * 2
+
+    sinks[OBJECTS] = FileStore(directory)
+    with closing(sqlite3.connect(environment.state_dir / "mesh.db")) as db:
+        db.execute("DROP TRIGGER full")
+    assert archive(sinks, *numbered(2, 3)) == [DONE] * 2
     assert archived_numbers(sinks) == [1, 2, 3]
 
 

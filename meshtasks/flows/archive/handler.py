@@ -7,7 +7,7 @@ import logging
 import secrets
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from time import time
@@ -162,7 +162,12 @@ def _resolve_pending(sinks: Sinks) -> None:
 
 
 def _put(objects: list[ArchiveObject], sinks: Sinks) -> dict[str, Outcome]:
-    """Store the objects; return outcomes other than Done, by record id."""
+    """Store the objects; return outcomes other than Done, by record id.
+
+    A stored object is done, even if the journal fails now: the object stays pending,
+    and :func:`_resolve_pending` finds it. If its records were retried instead, they
+    would be stored twice if the journal is replaced by an empty one.
+    """
     journal, store = sinks[JOURNAL], sinks[OBJECTS]
     level = sinks.settings.read(ARCHIVE).compression_level
     failures: dict[str, Outcome] = {}
@@ -173,18 +178,22 @@ def _put(objects: list[ArchiveObject], sinks: Sinks) -> dict[str, Outcome]:
             store.put(item.name, data, metadata)
             _follow(item.name, item.content, sinks)
         except SinkRejected as error:
-            journal.forget([item.name])
+            with suppress(SinkUnavailable):
+                journal.forget([item.name])
             failures.update(dict.fromkeys(item.ids, outcome_of(error)))
         except SinkUnavailable as error:  # it may be stored: it stays pending
             failures.update(dict.fromkeys(item.ids, outcome_of(error)))
-            journal.release(item.name)
+            with suppress(SinkUnavailable):
+                journal.release(item.name)
             if _is_unavailable(store):
                 rest = objects[index + 1 :]
-                journal.forget([untried.name for untried in rest])
+                with suppress(SinkUnavailable):
+                    journal.forget([untried.name for untried in rest])
                 ids = (name for untried in rest for name in untried.ids)
                 return failures | dict.fromkeys(ids, outcome_of(error))
         else:
-            journal.finish([item.name])
+            with suppress(SinkUnavailable):
+                journal.finish([item.name])
     return failures
 
 
