@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -200,6 +202,25 @@ class TestOtherServices:
             SinkUnavailable, match=r"receiver phone: .* did not take it"
         ):
             notifier(f"json://127.0.0.1:{receiver.port}/hook").send("phone", DAMP)
+
+
+def test_services_that_are_called_directly_load_no_other_plugins_of_apprise() -> None:
+    """All of Apprise's plugins would take 10 MB of the worker."""
+    code = (
+        "import sys\n"
+        "from pydantic import SecretStr\n"
+        "from meshtasks.flows.alerts.notifier import Notifier\n"
+        "urls = 'ntfys://ntfy.sh/topic', 'hassio://localhost/token'\n"
+        "Notifier({url[:4]: SecretStr(url) for url in urls})\n"
+        "print(*sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, text=True
+    )
+    loaded = {*done.stdout.split()}
+
+    assert "apprise.plugins.ntfy" in loaded
+    assert "apprise.plugins.telegram" not in loaded
 
 
 class TestFailures:
