@@ -79,9 +79,11 @@ class Settings:
         return model
 
     def path(self, file: ConfigFile[Any]) -> Path:
-        """Path of a file: in config/, else the default."""
+        """Path of a file: in config/, else the default; it need not exist."""
         path = self.env.config_file(file.name)
-        return path if file.default is None or path.exists() else file.default
+        if path.exists():
+            return path
+        return file.default or self.env.config_dir / file.name
 
     def fault(self, file: ConfigFile[Any], key: str, expected: str) -> ConfigError:
         """A fault of a file, with its line.

@@ -8,15 +8,18 @@ A package announces a flow in the entry point group ``meshtasks.flows``::
 
 from __future__ import annotations
 
+import inspect
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import TypeAdapter
+from msgspec import Struct
+from pydantic import BaseModel, TypeAdapter
 
 from meshtasks.amqp.queues import QUEUES, QueueEntry
 from meshtasks.amqp.topology import TOPOLOGY
@@ -27,7 +30,14 @@ from meshtasks.flows.alerts.handler import FLOW as ALERTS
 from meshtasks.flows.analytics import FLOW as ANALYTICS
 from meshtasks.flows.archive.handler import FLOW as ARCHIVE
 from meshtasks.flows.commands import FLOW as COMMANDS
-from meshtasks.flows.contract import Command, Flow, Handler
+from meshtasks.flows.contract import (
+    Arguments,
+    Command,
+    Flow,
+    Handler,
+    Scope,
+    Timer,
+)
 from meshtasks.flows.diagnosis import Check, Detail, Doubt
 from meshtasks.flows.inference.handler import FLOW as INFERENCE
 from meshtasks.flows.metrics import FLOW as METRICS
@@ -208,14 +218,18 @@ def _misfits(flow: Any) -> Iterator[str]:
         value = getattr(flow, name)
         if not callable(value) and not (name == "by_kind" and value is None):
             yield f"expected {name} to be a function, got {_class_of(value)}"
-    if isinstance(flow.handlers, tuple | list):
-        for handler in flow.handlers:
-            if isinstance(handler, Handler):
-                yield from _unfit(handler)
+    for name, faults in _DEEPER.items():
+        for part in getattr(flow, name) if _is_list(getattr(flow, name)) else ():
+            if isinstance(part, _PARTS[name]):
+                yield from faults(part)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, tuple | list)
 
 
 def _strangers(parts: object, name: str, kind: type) -> Iterator[str]:
-    found = parts if isinstance(parts, tuple | list) else (parts,)
+    found: Any = parts if _is_list(parts) else (parts,)
     wrong = [each for each in found if not isinstance(each, kind)]
     if wrong or found is not parts:
         got = _class_of(wrong[0] if wrong and found is parts else parts)
@@ -228,13 +242,71 @@ def _unfit(handler: Any) -> Iterator[str]:
         yield f"expected the name of a queue, got {described(handler.queue)}"
         return
     of = f"of the handler of {handler.queue}"
-    if not callable(handler.handle):
-        yield f"expected handle {of} to be a function, got {_class_of(handler.handle)}"
+    for name in ("handle", "validate", "on_exhausted", "originals"):
+        if not callable(function := getattr(handler, name)):
+            yield f"expected {name} {of} to be a function, got {_class_of(function)}"
+    if handler.timer is not None and not isinstance(handler.timer, Timer):
+        yield f"expected timer {of} to be a Timer, got {_class_of(handler.timer)}"
+    if handler.struct is not None and not _is_subclass(handler.struct, Struct):
+        yield f"expected struct {of} to be a class of msgspec.Struct"
     yield from _strangers(handler.sinks, f"sinks {of}", SinkKey)
     try:
-        TypeAdapter(handler.record)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # models of pydantic 1
+            TypeAdapter(handler.record)
     except Exception as error:  # noqa: BLE001 - of pydantic, or of a class of its own
         yield f"record {of} is no type of records: {told(error)}"
+    if callable(handler.handle) and (fault := _uncallable(handler.handle)):
+        yield f"expected handle {of} to be a function of a batch and sinks {fault}"
+
+
+#: Functions whose call does not return what they compute.
+_NOT_PLAIN = (
+    inspect.iscoroutinefunction,
+    inspect.isasyncgenfunction,
+    inspect.isgeneratorfunction,
+)
+
+
+def _uncallable(handle: Any) -> str:
+    """Why a worker cannot call a function as a handler; empty if it can."""
+    for function in (handle, type(handle).__call__):
+        if any(is_kind(function) for is_kind in _NOT_PLAIN):
+            return "that returns a list, but it is asynchronous or a generator"
+    with suppress(ValueError):  # some built-in functions have no signature
+        try:
+            inspect.signature(handle).bind(None, None)
+        except TypeError as error:
+            return f"({error})"
+    return ""
+
+
+def _is_subclass(value: object, of: type) -> bool:
+    return isinstance(value, type) and issubclass(value, of)
+
+
+def _unfit_command(command: Any) -> Iterator[str]:
+    of = f"of the command {command.name}"
+    if not _is_subclass(command.arguments, Arguments):
+        yield f"expected arguments {of} to be a class of Arguments"
+    if not callable(command.run):
+        yield f"expected run {of} to be a function, got {_class_of(command.run)}"
+    if unknown := {str(scope) for scope in command.scopes} - {*get_args(Scope)}:
+        known = ", ".join(get_args(Scope))
+        yield f"expected scopes {of} of {known}; got {', '.join(sorted(unknown))}"
+
+
+def _unfit_file(file: Any) -> Iterator[str]:
+    if not _is_subclass(file.model, BaseModel):
+        yield f"expected the model of {file.name} to be a class of pydantic's BaseModel"
+
+
+#: Attributes of a flow whose items have attributes of their own to check.
+_DEEPER: dict[str, Callable[[Any], Iterator[str]]] = {
+    "handlers": _unfit,
+    "commands": _unfit_command,
+    "files": _unfit_file,
+}
 
 
 def _class_of(value: object) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import metadata
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel, field_validator
+from pydantic_core import core_schema
 
 from meshtasks.amqp.queues import QUEUES
 from meshtasks.celery import create_app
@@ -70,6 +72,21 @@ def handler(queue: str) -> Handler:
     return Handler(queue, lambda *_: [], dict[str, Any], ())
 
 
+async def later(*_: object) -> list[Any]:
+    """Handle nothing, in a way that no worker waits for."""
+    return []
+
+
+class OfPydantic1:
+    """Is treated by pydantic like a model of its version 1."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, *_: object) -> Any:
+        """Warn as pydantic does for such a model, and accept it."""
+        warnings.warn("Mixing V1 models and V2 models is not supported", stacklevel=2)
+        return core_schema.any_schema()
+
+
 @pytest.mark.parametrize(
     ("flow", "expected"),
     [
@@ -102,6 +119,30 @@ def handler(queue: str) -> Handler:
         (
             Flow("tides", handlers=(Handler("tides", len, dict, ("disk",)),)),  # type: ignore[arg-type]
             "expected sinks of the handler of tides to be a tuple of SinkKey, got str",
+        ),
+        (
+            Flow("tides", handlers=(replace(handler("tides"), handle=later),)),  # type: ignore[arg-type]
+            "of a batch and sinks that returns a list, but it is asynchronous",
+        ),
+        (
+            Flow("tides", handlers=(replace(handler("tides"), handle=lambda _: []),)),  # type: ignore[arg-type, misc]
+            "of a batch and sinks (too many positional arguments)",
+        ),
+        (
+            Flow("tides", handlers=(replace(handler("tides"), timer=print),)),  # type: ignore[arg-type]
+            "expected timer of the handler of tides to be a Timer, got builtin",
+        ),
+        (
+            Flow("tides", handlers=(replace(handler("tides"), record=OfPydantic1),)),
+            "record of the handler of tides is no type of records: UserWarning: Mixing",
+        ),
+        (
+            Flow("tides", files=(ConfigFile("tides.yaml", dict),)),
+            "expected the model of tides.yaml to be a class of pydantic's BaseModel",
+        ),
+        (
+            Flow("tides", commands=(Command("ebb", Tides, print, {"admin"}),)),  # type: ignore[arg-type]
+            "expected arguments of the command ebb to be a class of Arguments",
         ),
         ("", "tides:FLOW cannot be loaded: AttributeError"),
         (
@@ -310,6 +351,15 @@ def test_a_message_that_its_flow_fails_to_judge_is_left_to_the_worker(
     assert "validate of the handler of sensors.motion failed: ZeroDivision" in (
         caplog.text
     )
+
+
+def test_a_file_that_is_nowhere_is_missing_in_the_configuration(tmp_path: Path) -> None:
+    settings = Settings(Environment(config_dir=tmp_path))
+
+    with pytest.raises(ConfigError, match="there is no such file") as raised:
+        settings.read(TIDES)
+
+    assert raised.value.source == str(tmp_path / "tides.yaml")
 
 
 def test_the_model_of_a_flow_that_fails_is_a_fault_of_its_file(tmp_path: Path) -> None:
