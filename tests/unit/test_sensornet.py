@@ -472,6 +472,19 @@ class TestConfiguration:
                 {"sources": [{"topic": "a", "format": "tasmota", "unit": "°C"}]},
                 "a unit belongs to",
             ),
+            ({"sources": [{"topic": "a", "format": "json"}]}, "values belong to"),
+            (
+                {"sources": [{"topic": "a", "format": "tasmota", "time": "ts"}]},
+                "a time belongs to",
+            ),
+            (
+                {
+                    "sources": [
+                        {"topic": "a", "format": "json", "values": {"t": "heat"}}
+                    ]
+                },
+                '"heat" is not a kind',
+            ),
             ({"kinds": {"heat": "metrics"}}, '"heat" is not a kind'),
             ({"kinds": {"power": "events"}}, "should go to sensors, metrics or ignore"),
             ({"kinds": {"action": "metrics"}}, "should go to events or ignore"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
+from meshtasks.producers.sensornet.normaliser import Normalised
 from tests.support.devices import NOW, Devices, example, records, values
 
 
@@ -568,6 +570,55 @@ class TestNumbers:
     def values_of(self, payload: str) -> list[object]:
         found = Devices(sources=[_GREENHOUSE]).publish("greenhouse/x", payload)
         return [*values(found).values()]
+
+
+class TestJson:
+    #: An uplink of a LoRaWAN network server: readings of a probe amid radio data.
+    UPLINK = (
+        '{"time": "2026-11-23T11:59:58.123456789+00:00", "fCnt": 7, "object":'
+        ' {"temp": 20, "soil": {"temp": 50.0, "wet": 31.5}, "door": true},'
+        ' "rxInfo": [{"rssi": -57}]}'
+    )
+
+    def publish(self, wanted: dict[str, Any], payload: str = UPLINK) -> Normalised:
+        topic = "application/17c82e96/device/+/event/up"
+        source = {"topic": topic, "format": "json", "values": wanted, "time": "time"}
+        return Devices(sources=[source]).publish(topic.replace("+", "0A0B"), payload)
+
+    def test_values_are_found_by_their_paths(self) -> None:
+        found = self.publish(
+            {
+                "object.temp": "temperature",
+                "object.soil.wet": {"kind": "soil_moisture"},
+                "object.door": "open",
+                "rxInfo.0.rssi": "rssi",
+            }
+        )
+
+        assert values(found) == {
+            "sensors.temperature.0a0b": (20.0, "°C"),
+            "metrics.system.0a0b.device": {"soil_moisture_percent": 31.5, "open": True},
+        }
+        (reading,) = (each for each in records(found).values() if "value" in each)
+        assert reading["timestamp"] == 1_795_435_198.123
+        assert found.skipped == {"kind rssi": 1, "not configured": 2}
+
+    def test_values_of_one_kind_are_sensors_of_their_own(self) -> None:
+        fahrenheit = {"kind": "temperature", "unit": "°F"}
+        found = self.publish(
+            {"object.temp": "temperature", "object.soil.temp": fahrenheit}
+        )
+
+        assert values(found) == {
+            "sensors.temperature.0a0b.object.temp": (20.0, "°C"),
+            "sensors.temperature.0a0b.object.soil.temp": (50.0, "°F"),
+        }
+
+    def test_what_is_no_object_is_a_dead_letter(self) -> None:
+        found = self.publish({"object.temp": "temperature"}, "online")
+
+        assert found.dead is not None
+        assert "the body is not valid JSON" in found.dead.reason
 
 
 _GREENHOUSE = {"topic": "greenhouse/+", "format": "number", "kind": "temperature"}

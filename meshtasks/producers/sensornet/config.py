@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import takewhile
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from meshtasks.amqp.entities import MQTT_EXCHANGE, topic_matches
 from meshtasks.amqp.topology import TOPOLOGY
@@ -17,6 +18,7 @@ from meshtasks.config.loader import ConfigModel
 from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError, UnknownUnit
 from meshtasks.producers.sensornet.kinds import KINDS, name
+from meshtasks.producers.sensornet.payload import Meaning
 
 #: Exchange of events, such as presses of buttons.
 EVENTS_EXCHANGE = "home.events"
@@ -29,6 +31,7 @@ Format = Literal[
     "esphome",
     "announced",
     "number",
+    "json",
     "discovery",
 ]
 Destination = Literal["sensors", "metrics", "events", "ignore"]
@@ -66,6 +69,27 @@ def _check_unit(kind: str, unit: str) -> None:
         raise ValueError(str(error)) from error
 
 
+class Value(ConfigModel):
+    """What a value of a JSON object is.
+
+    Attributes:
+        unit: its unit; by default the kind's.
+    """
+
+    kind: _KindName
+    unit: str | None = None
+
+    @model_validator(mode="after")
+    def _unit_fits(self) -> Self:
+        if self.unit is not None:
+            _check_unit(self.kind, self.unit)
+        return self
+
+
+def _value(given: object) -> object:
+    return {"kind": given} if isinstance(given, str) else given
+
+
 class Source(ConfigModel):
     """Topics, and the format of their messages.
 
@@ -73,12 +97,27 @@ class Source(ConfigModel):
         topic: MQTT topic filter: ``+`` is one level, a final ``#`` all further levels.
         kind: kind of the numbers; only with the format ``number``.
         unit: their unit; only with ``number``, by default the kind's.
+        values: path of a value in the JSON object, its names and indexes joined by
+            dots → what the value is, or only its kind; only with the format ``json``.
+        time: path of the time of measurement; only with ``json``.
     """
 
     topic: Annotated[str, AfterValidator(_filter)]
     format: Format
     kind: _KindName | None = None
     unit: str | None = None
+    values: dict[str, Annotated[Value, BeforeValidator(_value)]] = Field(default={})
+    time: str = ""
+
+    @model_validator(mode="after")
+    def _json_has_values(self) -> Self:
+        if (self.format == "json") != bool(self.values):
+            message = "values belong to the format json, and to no other"
+            raise ValueError(message)
+        if self.time and not self.values:
+            message = "a time belongs to the format json, and to no other"
+            raise ValueError(message)
+        return self
 
     @model_validator(mode="after")
     def _number_has_a_kind(self) -> Self:
@@ -104,10 +143,26 @@ class Source(ConfigModel):
         fixed = [*takewhile(lambda level: level not in ("+", "#"), levels)]
         return len(fixed) if len(fixed) < len(levels) else 0
 
+    @cached_property
+    def meanings(self) -> Mapping[str, Meaning]:
+        """Meaning of each value of a JSON object, by its path.
+
+        If several have one kind, their paths tell their sensors apart.
+        """
+        count = Counter(value.kind for value in self.values.values())
+        return {
+            path: Meaning(
+                value.kind,
+                unit=value.unit,
+                part=path.replace(".", "/") if count[value.kind] > 1 else "",
+            )
+            for path, value in self.values.items()
+        }
+
     def levels_of(self, routing_key: str) -> list[str]:
         """Return the levels of a topic that identify the device."""
         levels = routing_key.split(".")
-        if self.format != "number":
+        if self.format not in ("number", "json"):
             return levels[self.fixed_levels :]
         found: list[str] = []
         for index, level in enumerate(self.topic.split("/")):
@@ -190,7 +245,7 @@ def _check(config: SensorNet, settings: Settings) -> Iterator[ConfigError]:
     """Yield the contradictions to topology.yaml."""
     topology = settings.read(TOPOLOGY)
     if config.queue not in topology.queue_names:
-        expected = f"a queue of topology.yaml, which has no {config.queue}"
+        expected = f"expected a queue of topology.yaml, which has no {config.queue}"
         yield settings.fault(CONFIG, "queue", expected)
         return
     for index, source in enumerate(config.sources):
@@ -200,8 +255,8 @@ def _check(config: SensorNet, settings: Settings) -> Iterator[ConfigError]:
         ]
         if not all(config.queue in queues for queues in reached):
             expected = (
-                f"topology.yaml to bind {MQTT_EXCHANGE} to {config.queue} with "
-                f'"{source.pattern}", or nothing of it would arrive'
+                f"expected topology.yaml to bind {MQTT_EXCHANGE} to {config.queue} "
+                f'with "{source.pattern}", or nothing of it would arrive'
             )
             yield settings.fault(CONFIG, f"sources.{index}.topic", expected)
     for kind, destination in config.kinds.items():
@@ -214,7 +269,7 @@ def _check(config: SensorNet, settings: Settings) -> Iterator[ConfigError]:
                 continue
         queues = topology.queues_reached(exchange, key)
         if not queues - {topology.dead_letter_queue}:
-            expected = f"{others}ignore: no queue of topology.yaml takes {key}"
+            expected = f"expected {others}ignore: no queue of topology.yaml takes {key}"
             yield settings.fault(CONFIG, f"kinds.{kind}", expected)
 
 

@@ -22,6 +22,7 @@ from meshtasks.producers.sensornet.formats import shelly, tasmota, zigbee2mqtt
 from meshtasks.producers.sensornet.kinds import kind_in_name
 from meshtasks.producers.sensornet.payload import (
     COMPUTED,
+    DeviceTime,
     Ignored,
     Judgement,
     Meaning,
@@ -30,9 +31,12 @@ from meshtasks.producers.sensornet.payload import (
     Payload,
     document_of,
     json_of,
+    object_of,
+    value_at,
 )
 
 _NOT_ANNOUNCED = "not announced"
+_NOT_CONFIGURED = "not configured"
 
 
 def _parse_number(source: Source, levels: Sequence[str], body: bytes) -> Payload:
@@ -44,6 +48,21 @@ def _parse_number(source: Source, levels: Sequence[str], body: bytes) -> Payload
         return Passed() if path else meaning
 
     return Payload("/".join(levels), document_of(body), judge)
+
+
+def _parse_json(source: Source, levels: Sequence[str], body: bytes) -> Payload:
+    """Parse an object whose values are configured by their paths."""
+    document = object_of(body)
+
+    def judge(path: Path, _raw: object) -> Judgement:
+        place = ".".join(path)
+        if place == source.time:
+            return None
+        return source.meanings.get(place) or Passed(_NOT_CONFIGURED)
+
+    time = value_at(document, tuple(source.time.split(".")))
+    stamp = DeviceTime(time) if isinstance(time, str) else time
+    return Payload("/".join(levels), document, judge, stamp)
 
 
 def _parse_announced(
@@ -108,6 +127,8 @@ def parse(
     """
     if source.format == "number":
         return _parse_number(source, levels, body)
+    if source.format == "json":
+        return _parse_json(source, levels, body)
     vendor = _VENDORS.get(source.format)
     if vendor is None:
         return _parse_announced(levels, body, announced)
