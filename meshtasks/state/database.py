@@ -8,6 +8,7 @@ update of the package migrates the tables, and imports the files of earlier vers
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ from meshtasks.state.connecting import (
 from meshtasks.state.forking import unforked
 from meshtasks.state.tables import PROBES, REVISION, make_tables, put
 from meshtasks.timing import timing
+
+logger = logging.getLogger(__name__)
 
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 #: A connection that was idle for longer is tested before use.
@@ -131,6 +134,8 @@ class Database:
         self._disposable = disposable
         self._connection: Connection | None = None
         self._raw: Any = None
+        #: Device and inode of the open SQLite file.
+        self._file: tuple[int, int] | None = None
         self._used_at = 0.0
         #: Time of the server minus time.monotonic(), in seconds.
         self._offset = 0.0
@@ -170,7 +175,7 @@ class Database:
                 lock for too long.
         """
         with timing(self.sink), self._translated():
-            connection = self._connection or self._open()
+            connection = self._current()
             if not self.is_shared:
                 with self._sqlite_transaction(self._raw):
                     yield connection
@@ -192,7 +197,7 @@ class Database:
             SinkUnavailable: the database cannot be used.
         """
         with self._translated():
-            connection = self._connection or self._open()
+            connection = self._current()
             if self.is_shared:
                 with self._within(connection, None), connection.begin():
                     connection.exec_driver_sql(
@@ -266,6 +271,30 @@ class Database:
 
     # --- connecting -------------------------------------------------------
 
+    def _current(self) -> Connection:
+        """The connection; opened if there is none, or if its file is another one now.
+
+        SQLite itself goes on with a file that was deleted or replaced: other processes
+        would not see what is written, and it would vanish when the last one ends.
+        """
+        if self._connection is not None and self._file != self._file_now():
+            logger.warning(
+                "%s was deleted or replaced while it was open; %s continues with the "
+                "file that is there now",
+                *(self.location, self.sink),
+            )
+            self.close()
+        return self._connection or self._open()
+
+    def _file_now(self) -> tuple[int, int] | None:
+        if self.is_shared:
+            return None
+        try:
+            found = self.location.path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
     def _open(self) -> Connection:
         connection = self._connect()
         try:
@@ -280,6 +309,7 @@ class Database:
             raise
         self._connection = connection
         self._raw = connection.connection.driver_connection
+        self._file = self._file_now()
         if self.is_shared:
             self._read_clock(connection)
         return connection

@@ -195,6 +195,28 @@ def test_a_file_that_is_no_database_is_an_unavailable_sink_until_it_is_removed(
     assert count(file) == 0
 
 
+@pytest.mark.parametrize("suffixes", [("",), ("", "-wal", "-shm")])
+def test_stores_that_have_the_file_open_meet_in_the_new_one_after_it_was_deleted(
+    file: Database, suffixes: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = file.location.path
+    with closing(Database("other", file.location, "old.sqlite")) as other:
+        for each in (file, other):
+            with each.transaction() as connection:
+                add(connection)
+        for suffix in suffixes:
+            path.with_name(path.name + suffix).unlink()
+
+        for each in (file, other):
+            with each.transaction() as connection:
+                add(connection)
+
+        assert [count(file), count(other)] == [2, 2]
+    with closing(sqlite3.connect(path)) as later:
+        assert later.execute("SELECT value FROM alert_notes").fetchall() == [("xx",)]
+    assert caplog.text.count("was deleted or replaced") == 2
+
+
 def test_a_directory_that_cannot_be_made_is_an_unavailable_sink(
     file: Database,
 ) -> None:
