@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
+from nicegui import Client, ui
+from starlette.requests import Request
 
 from meshtasks.gateway.clients import Tokens
+from meshtasks.gateway.console import frame
 from meshtasks.gateway.console.sessions import Sessions
 
 TOKEN = "a" * 30
@@ -50,3 +57,25 @@ def test_attempts_count_by_the_network_that_one_person_has(
     while not sessions.wait_seconds(first):
         pass
     assert (sessions.wait_seconds(second) > 0) is together
+
+
+@pytest.mark.parametrize("stayed", [True, False])
+def test_once_its_session_is_over_a_page_is_deleted_if_its_browser_stayed(
+    monkeypatch: pytest.MonkeyPatch, *, stayed: bool
+) -> None:
+    """NiceGUI deletes the others, and fails where somebody did it before."""
+    ticks: list[Callable[[], None]] = []
+    monkeypatch.setattr(ui, "timer", lambda _seconds, tick: ticks.append(tick))
+    asked = {"type": "http", "path": "/", "headers": [], "server": ("gateway", 80)}
+    nobodys: Any = SimpleNamespace(viewer=lambda: None)
+    with Client(ui.page("/"), request=Request(asked | {"query_string": b""})) as page:
+        frame._stay_open(nobodys)  # noqa: SLF001
+        page.tab_id = "a tab"
+        (tick,) = ticks
+        tick()
+        assert not page.is_deleted  # its browser is told to leave
+        page.tab_id = "a tab" if stayed else None
+        tick()
+
+    assert page.is_deleted is stayed
+    Client.instances.pop(page.id, None)

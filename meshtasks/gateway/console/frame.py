@@ -349,6 +349,7 @@ def _add_header(console: Console, address: str) -> None:
 def _stay_open(console: Console) -> None:
     """Keep the watch running while the page is open and its session lasts. Then open
     the login, and after that delete the client if its browser did not leave the page.
+    NiceGUI deletes one whose browser left, later, and fails where it is gone by then.
     """
     is_over = False
 
@@ -356,10 +357,10 @@ def _stay_open(console: Console) -> None:
         nonlocal is_over
         if console.viewer() is not None:
             console.watch.want()
-        elif is_over:
-            ui.context.client.delete()
-        else:
+        elif not is_over:
             is_over = True
             ui.navigate.to(f"/login?next={quote(_asked(), safe='')}")
+        elif (client := ui.context.client).has_socket_connection:
+            client.delete()
 
     ui.timer(_STAY_SECONDS, stay)
