@@ -133,7 +133,8 @@ class TestZigbee2MQTT:
         }
 
     @pytest.mark.parametrize(
-        "body", ['{"gas": 1}', '{"vibration": 0.4}', '{"pressure": true}']
+        "body",
+        ['{"gas": 1}', '{"vibration": 0.4}', '{"pressure": true}', '{"moving": "UP"}'],
     )
     def test_an_attribute_may_have_the_name_of_a_kind_and_measure_another(
         self, body: str

@@ -156,10 +156,13 @@ def _is_of_another_kind(kind: str, raw: object) -> bool:
     """Return whether an attribute that has the name of a kind measures another one.
 
     Numbers called ``gas`` are the m³ of a meter, or percents of the explosive limit;
-    called ``vibration``, a strength. The ``pressure`` of a mat is true or false.
+    called ``vibration``, a strength. The ``pressure`` of a mat is true or false. Blinds
+    are ``moving`` in a direction.
     """
     if isinstance(raw, bool):
         return kind == "pressure"
+    if kind == "motion" and raw in ("UP", "STOP", "DOWN"):
+        return True
     is_number = isinstance(raw, int | float) and raw >= 0  # -1 means no value
     return is_number and kind in ("gas", "vibration")
 
