@@ -51,7 +51,7 @@ class _Unreadable(Exception):
     """A line is invalid; ``position`` is where in the text this was detected."""
 
     def __init__(self, reason: str, position: int) -> None:
-        super().__init__(f"the line is not line protocol: {reason}")
+        super().__init__(f"the line is neither JSON nor line protocol: {reason}")
         self.position = position
 
 
