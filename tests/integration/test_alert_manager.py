@@ -450,6 +450,22 @@ class TestFailingReceivers:
         one.at(61)
         assert len(receiver.requests) == 21
 
+    def test_a_receiver_that_is_away_for_long_is_logged_once_and_when_it_is_back(
+        self, one: Manager, receiver: Receiver, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        receiver.always = Answer(503)
+        one.update()
+        one.at(*range(0, 6_000, 60))
+        assert len(receiver.requests) == 100
+        receiver.always = Answer(200)
+        one.at(6_000)
+
+        assert [record.message for record in caplog.records] == [
+            "Notification not sent: receiver phone: HTTP 503 Service Unavailable",
+            'No receiver of route all took "attic is damp"; it is tried again',
+            "Receiver phone takes notifications again",
+        ]
+
     def test_what_ended_meanwhile_is_notified_all_the_same(
         self, one: Manager, receiver: Receiver
     ) -> None:

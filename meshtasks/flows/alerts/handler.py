@@ -226,12 +226,11 @@ class _Sending:
         wait = min(waits)
         if self.events:
             wait = max(_RETRIES.delay_seconds(failures), wait)
-            logger.error(
-                'No receiver of route %s took "%s"; trying again in %.0f s',
-                self._route.name,
-                title,
-                wait,
-            )
+            if not failures:
+                logger.error(
+                    'No receiver of route %s took "%s"; it is tried again',
+                    *(self._route.name, title),
+                )
         return self._clock() + wait
 
     def _send_to(self, name: str) -> float | None:
@@ -245,17 +244,21 @@ class _Sending:
         except (SinkUnavailable, SinkRejected) as error:
             now = self._clock()
             self._add("not sent", name, str(error))
-            logger.warning("Notification not sent: %s", error)
             if isinstance(error, SinkRejected):  # it may accept other notifications
+                logger.warning("Notification not sent: %s", error)
                 circuit.succeeded(began, now)
                 return 0.0
             asked = error.retry_after_seconds
             lasted = now - began
+            before = circuit.reason
             circuit.failed(
                 str(error), began, now, asked_seconds=asked, lasted_seconds=lasted
             )
+            if circuit.reason != before:
+                logger.warning("Notification not sent: %s", error)
             return circuit.wait_seconds(now)
-        circuit.succeeded(began, self._clock())
+        if circuit.succeeded(began, self._clock()):
+            logger.warning("Receiver %s takes notifications again", name)
         self._add("sent", name, self._notification.body)
         return None
 
