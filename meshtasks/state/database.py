@@ -264,7 +264,8 @@ class Database:
         """Close the connection. The next use opens it again."""
         connection, self._connection, self._raw = self._connection, None, None
         if connection is not None:
-            connection.close()
+            with self._unforked():
+                connection.close()
 
     def opened(self, connection: Connection) -> None:
         """Prepare a new connection, outside of a transaction; for subclasses."""
@@ -424,13 +425,17 @@ class Database:
 
         return answering_within(connection, seconds)
 
+    def _unforked(self) -> AbstractContextManager[None]:
+        """See :func:`meshtasks.state.forking.unforked`."""
+        return nullcontext() if self.is_shared else unforked()
+
     # --- faults -----------------------------------------------------------
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
         """Convert errors of the database to SinkUnavailable."""
         try:
-            with nullcontext() if self.is_shared else unforked():
+            with self._unforked():
                 yield
         except (sqlite3.Error, exc.SQLAlchemyError) as error:
             self.close()  # reopen at the next use: the file may have been replaced

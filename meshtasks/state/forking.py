@@ -1,8 +1,8 @@
-"""Forks of a process wait for the SQLite transactions of its threads.
+"""Forks of a process wait while its threads use SQLite.
 
 SQLite counts in memory which locks the process has on a file. A child that is forked
-within a transaction of another thread inherits that count, but nobody who ends the
-transaction: it takes the file for locked as long as it lives
+while another thread is in a transaction, or closes its connection, inherits that count,
+but nobody who gives the locks back: it takes the file for locked as long as it lives
 (https://www.sqlite.org/howtocorrupt.html, section 2.6).
 """
 
