@@ -42,7 +42,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import none
 from sqlalchemy import make_url
 
 from meshtasks import text
@@ -156,6 +157,14 @@ def pytest_configure(config: pytest.Config) -> None:
     """Run the tests in several processes where that is asked for."""
     if count := config.getoption("processes"):
         config.pluginmanager.register(Forking(count, _group_of))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Have Hypothesis make its generator of random numbers before processes fork: when
+    it does, it asks the garbage collector who refers to that, and what was collected is
+    kept from the garbage collector then."""
+    if session.config.getoption("processes"):
+        settings(max_examples=1, database=None)(given(none())(lambda _: None))()
 
 
 @pytest.fixture(autouse=True)
