@@ -134,6 +134,11 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
         super().shutdown()
 
     @override
+    def on_send_event_buffered(self) -> None:
+        """Do nothing: the consumer step publishes what is buffered once a second, and
+        not at the end of every batch."""
+
+    @override
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """Reject a message whose body cannot be decompressed; Celery would acknowledge
         it."""

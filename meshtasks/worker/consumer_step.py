@@ -213,6 +213,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
                     logger.warning("Stopping with batches unfinished; they come again")
                     break
                 self._loop.turn()
+            self._flush_events()
         except CONNECTION_ERRORS as error:
             logger.warning("Connection lost while shutting down: %s", error)
 
@@ -399,7 +400,13 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
             if reason:
                 self._reconnect(reason)
         self._sharing.leave()
+        self._flush_events()
         self._reader.read()  # data that a synchronous call has read ahead
+
+    def _flush_events(self) -> None:
+        """Publish the events of the last second as one message."""
+        if (events := self._celery_consumer.event_dispatcher) is not None:
+            events.flush()
 
     def _reconnect(self, reason: str) -> None:
         logger.error("Reconnecting to the broker: %s", reason)

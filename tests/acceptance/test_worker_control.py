@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from amqp import NotFound
 from meshtasks.demo import loopback
 from meshtasks.demo.rabbitmq import RabbitMQ
 from tests.support import scripted
-from tests.support.amqp import open_channel, publish_raw
+from tests.support.amqp import drain, open_channel, publish_raw
 from tests.support.control import answer, asking
+from tests.support.meshes import reconfigured
 from tests.support.waiting import wait_until
 from tests.support.worker import Worker, running
 
@@ -127,6 +129,33 @@ def test_no_event_ends_a_worker(env: dict[str, str], tmp_path: Path) -> None:
         wait_for_effects(env, "after")
         assert worker.process.running
         assert worker.process.pid == before
+
+
+def test_events_of_batches_are_gathered_and_complete_when_a_worker_stops(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    singly = {MOTION: {"batch": {"count": 1}}}
+    env = reconfigured(env, tmp_path / "config", queues={"queues": singly})
+    names = [f"motion-{number}" for number in range(20)]
+    with open_channel(env["MESH_BROKER_URL"]) as channel:
+        channel.exchange_declare("celeryev", "topic", durable=True, auto_delete=False)
+        channel.queue_declare("events", durable=True, auto_delete=False)
+        channel.queue_bind("events", "celeryev", "task.#")
+
+    with running(scripted_worker(env, tmp_path / "worker", MOTION)) as worker:
+        for name in names:
+            publish(env, MOTION, name)
+        wait_for_effects(env, *names)
+        worker.stop()
+
+    messages = [
+        json.loads(each.body) for each in drain(env["MESH_BROKER_URL"], "events")
+    ]
+    kinds = Counter(event["type"] for message in messages for event in message)
+    assert kinds == dict.fromkeys(
+        ("task-received", "task-started", "task-succeeded"), len(names)
+    )
+    assert len(messages) < len(names)
 
 
 def test_a_worker_takes_over_from_a_frozen_one_of_its_name(
