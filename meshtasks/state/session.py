@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ from psycopg.abc import PQGen
 from sqlalchemy import Connection
 from sqlalchemy.exc import DisconnectionError
 from typing_extensions import override
+
+# It warns of what it ignores after a lost connection; the loss itself is raised.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 _R = TypeVar("_R")
 

@@ -257,6 +257,26 @@ def test_a_server_that_ended_our_session_is_connected_to_again(
     assert count(server) == 0
 
 
+def test_a_session_that_ends_within_a_transaction_is_one_error_and_no_log(
+    server: Database, postgres: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    insert = text("INSERT INTO alert_notes VALUES (:name, 'x')")
+
+    def add_many() -> None:
+        with server.transaction() as connection:
+            database = server.location.url.database
+            postgres.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                f"WHERE datname = '{database}'"
+            )
+            connection.execute(insert, [{"name": str(n)} for n in range(10)])
+
+    with pytest.raises(SinkUnavailable):
+        add_many()
+
+    assert caplog.records == []
+
+
 def test_a_server_that_is_not_there_is_an_unavailable_sink_without_a_password(
     server: Database,
 ) -> None:
