@@ -262,3 +262,10 @@ class _HTTPPool(urllib3.HTTPConnectionPool):
 
 class _HTTPSPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _HTTPSConnection
+
+
+def mend_urllib3() -> None:
+    """Let all clients of urllib3 in this process read responses as :func:`request`
+    does; for a library that makes its own requests."""
+    urllib3.HTTPConnectionPool.ConnectionCls = _HTTPConnection
+    urllib3.HTTPSConnectionPool.ConnectionCls = _HTTPSConnection

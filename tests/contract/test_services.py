@@ -13,7 +13,7 @@ import pytest
 import urllib3
 from pydantic import SecretStr
 
-from meshtasks.errors import MeshError
+from meshtasks.errors import MeshError, SinkUnavailable
 from meshtasks.flows.alerts import notifier
 from meshtasks.flows.alerts.notifier import Notifier
 from meshtasks.flows.alerts.rendering import Notification
@@ -189,6 +189,14 @@ def test_what_the_service_itself_would_not_answer_is_transient(
     outcome = outcome_of(caught.value)
     assert isinstance(outcome, Retry), outcome
     assert outcome.sink == name
+
+
+@pytest.mark.parametrize("lie", [name for name in LIES if "breaking off" in name])
+def test_an_answer_to_apprise_that_breaks_off_is_transient(lie: str) -> None:
+    with Liar(LIES[lie]) as liar:
+        url = SecretStr(f"json://127.0.0.1:{liar.port}/alerts")
+        with pytest.raises(SinkUnavailable):
+            Notifier({"other": url}).send("other", DAMP)
 
 
 # --- sinks that are files

@@ -32,7 +32,7 @@ from urllib3.exceptions import HTTPError
 
 from meshtasks.errors import ConfigError, SinkRejected, SinkUnavailable
 from meshtasks.flows.alerts.rendering import Notification
-from meshtasks.http import Answer, pool_manager, request
+from meshtasks.http import Answer, mend_urllib3, pool_manager, request
 from meshtasks.records.alert import Severity
 from meshtasks.text import clip, json_in
 from meshtasks.timing import timing
@@ -98,6 +98,7 @@ class Notifier:
         # At level DEBUG it logs the path of every request, tokens included.
         logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)
         _know_the_way_to_this_machine()
+        mend_urllib3()  # Apprise takes the status of a response that breaks off
         self._receivers = {name: _receiver(name, url) for name, url in urls.items()}
 
     @timing(SINK)
