@@ -23,6 +23,7 @@ from tests.support.devices import (
     NOW,
     SHIPPED,
     Devices,
+    document_at,
     example,
     records,
     shipped,
@@ -518,11 +519,13 @@ class TestConfiguration:
 
 
 class TestAgreementWithTheTopology:
-    def refused(self, tmp_path: Path, **changes: Any) -> ConfigError:
+    def refused(
+        self, tmp_path: Path, mesh: dict[str, Any] | None = None, **changes: Any
+    ) -> ConfigError:
         env = {"MESH_CONFIG_DIR": str(SHIPPED.parents[1])}
         document = yaml.safe_load(SHIPPED.read_text(encoding="utf-8")) | changes
         config = tmp_path / "config"
-        reconfigured(env, config)
+        reconfigured(env, config, **mesh or {})
         (config / "producers").mkdir()
         path = config / "producers" / "sensornet.yaml"
         path.write_text(yaml.safe_dump(document), encoding="utf-8")
@@ -556,6 +559,21 @@ class TestAgreementWithTheTopology:
 
         assert error.key == "kinds.pressure"
         assert "no queue of topology.yaml takes sensors.pressure" in error.expected
+
+    def test_a_kind_without_the_devices_unit_is_refused(self, tmp_path: Path) -> None:
+        kinds = {"kinds": {"pressure": {"unit": "kPa", "field": "kpa"}}}
+        topology = document_at(SHIPPED.parents[1] / "topology.yaml")
+        binding = {
+            "exchange": "sensors",
+            "queue": "devices",
+            "routing_key": "sensors.pressure.#",
+        }
+        bindings = [*topology["bindings"], binding]
+        mesh = {"kinds": kinds, "topology": topology | {"bindings": bindings}}
+        error = self.refused(tmp_path, mesh, kinds={"pressure": "sensors"})
+
+        assert error.key == "kinds.pressure"
+        assert 'unit "hPa" is not a pressure unit; expected kPa' in error.expected
 
     def test_an_unknown_queue_is_refused(self, tmp_path: Path) -> None:
         assert self.refused(tmp_path, queue="gadgets").key == "queue"

@@ -19,6 +19,7 @@ from meshtasks.config.settings import ConfigFile, Settings
 from meshtasks.errors import ConfigError, UnknownUnit
 from meshtasks.producers.sensornet.kinds import KINDS, name
 from meshtasks.producers.sensornet.payload import Meaning
+from meshtasks.records.kinds import KINDS as MESH_KINDS
 
 #: Exchange of events, such as presses of buttons.
 EVENTS_EXCHANGE = "home.events"
@@ -271,6 +272,13 @@ def _check(config: SensorNet, settings: Settings) -> Iterator[ConfigError]:
         if not queues - {topology.dead_letter_queue}:
             expected = f"expected {others}ignore: no queue of topology.yaml takes {key}"
             yield settings.fault(CONFIG, f"kinds.{kind}", expected)
+        quantity = settings.read(MESH_KINDS).quantities.get(kind)
+        if destination == "sensors" and quantity is not None:
+            try:
+                quantity.affine(KINDS[kind].unit)
+            except UnknownUnit as error:  # all readings would be dead letters
+                expected = f"expected kinds.yaml to have the devices' unit: {error}"
+                yield settings.fault(CONFIG, f"kinds.{kind}", expected)
 
 
 CONFIG = ConfigFile("producers/sensornet.yaml", SensorNet, _check)
