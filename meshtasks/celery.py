@@ -47,6 +47,7 @@ def create_app(
     app = new_app("meshtasks", settings.env.amqp_url)
     app.conf.update(
         accept_content=["json"],
+        broker_channel_error_retry=True,  # rights and queues may be put right
         broker_connection_max_retries=None,  # the broker may be away for days
         broker_connection_retry_on_startup=True,
         broker_heartbeat=30,

@@ -19,6 +19,7 @@ from amqp.exceptions import (
     InvalidCommand,
     NotFound,
     PreconditionFailed,
+    ResourceLocked,
 )
 from typing_extensions import override
 
@@ -52,10 +53,8 @@ def declare(connection: kombu.Connection, topology: Topology) -> None:
             plugin for partitions; the text names the entity and the remedy.
         amqp.exceptions.ConnectionError, OSError: the connection was lost.
     """
-    for change in changes(connection, topology):
-        expected = f"{change}: `meshtasks topology apply` changes it, once it is empty"
-        raise ConfigError(_source(connection), f"queue {change.queue.name}", expected)
-    declare_missing(connection, topology)
+    for error in refusals(connection, topology):
+        raise error
 
 
 def declare_missing(connection: kombu.Connection, topology: Topology) -> None:
@@ -63,12 +62,44 @@ def declare_missing(connection: kombu.Connection, topology: Topology) -> None:
 
     Raises the same as :func:`declare`, except for other partitions.
     """
+    for error in _refusals(connection, topology):
+        raise error
+
+
+def refusals(connection: kombu.Connection, topology: Topology) -> Iterator[ConfigError]:
+    """Declare the whole topology as :func:`declare` does, and continue past what the
+    broker refuses. Yield the error for each such entity. If the broker has other
+    partitions, nothing is declared.
+
+    Raises:
+        amqp.exceptions.ConnectionError, OSError: the connection was lost.
+    """
+    source, found = _source(connection), changes(connection, topology)
+    for change in found:
+        expected = f"{change}: `meshtasks topology apply` changes it, once it is empty"
+        yield ConfigError(source, f"queue {change.queue.name}", expected)
+    if not found:
+        yield from _refusals(connection, topology)
+
+
+def _refusals(
+    connection: kombu.Connection, topology: Topology
+) -> Iterator[ConfigError]:
+    """The bindings of an entity that is refused are tried, but not mentioned."""
+    refused: set[str] = set()
     with closing(connection.channel()) as channel:
-        for what, step in _steps(topology):
+        for what, ends, step in _steps(topology):
             try:
                 step(channel=channel)
             except (ChannelError, InvalidCommand) as error:
-                raise ConfigError(_source(connection), what, _advice(error)) from error
+                # py-amqp has opened the channel again
+                if refused.isdisjoint(ends):
+                    fault = ConfigError(_source(connection), what, _advice(error))
+                    fault.__cause__ = error
+                    yield fault
+                if isinstance(error, InvalidCommand):  # which closes the connection
+                    return
+                refused.add(what)
 
 
 def _source(connection: kombu.Connection) -> str:
@@ -119,8 +150,11 @@ class _ExistingQueue(kombu.Queue):  # type: ignore[misc]  # kombu has no types
         return str(self.name)
 
 
-def _steps(topology: Topology) -> Iterator[tuple[str, Callable[..., object]]]:
-    """All declarations, each with the name of its entity.
+def _steps(
+    topology: Topology,
+) -> Iterator[tuple[str, tuple[str, ...], Callable[..., object]]]:
+    """All declarations, each with the name of its entity and, for a binding, with the
+    names of both ends.
 
     The dead-letter queue, its exchanges and its bindings come first. RabbitMQ retries
     a dead letter that found no queue only after three minutes, and messages to an
@@ -133,13 +167,15 @@ def _steps(topology: Topology) -> Iterator[tuple[str, Callable[..., object]]]:
     for first in (True, False):
         for queue in topology.all_queues:
             if (queue.name == end) is first:
-                yield f"queue {queue.name}", _queue(queue).queue_declare
+                yield f"queue {queue.name}", (), _queue(queue).queue_declare
         for exchange in topology.all_exchanges:
             if (exchange.name in sources) is first:
-                yield f"exchange {exchange.name}", _exchange(exchange).declare
+                yield f"exchange {exchange.name}", (), _exchange(exchange).declare
         for binding in topology.all_bindings:
             if (binding in into_end) is first:
-                yield f"binding {binding.label}", _bind(binding)
+                to = f"{binding.destination_type} {binding.destination}"
+                ends = (f"exchange {binding.exchange}", to)
+                yield f"binding {binding.label}", ends, _bind(binding)
 
 
 def _exchange(exchange: Exchange | HashExchange) -> kombu.Exchange:
@@ -245,4 +281,7 @@ def _found(connection: kombu.Connection, queue: Queue) -> Iterator[str]:
 
 
 def _is_there(connection: kombu.Connection, name: str) -> bool:
-    return name in depths_of(connection, [name])
+    try:
+        return name in depths_of(connection, [name])
+    except ResourceLocked:  # it is exclusive to another connection
+        return True

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import amqp
 from amqp.exceptions import AccessRefused, NotAllowed
-from celery.exceptions import WorkerShutdown
+from celery.exceptions import CPendingDeprecationWarning, WorkerShutdown
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 from typing_extensions import override
 
 from meshtasks.amqp.connecting import refusal
+from meshtasks.worker.broker import REFUSED_SECONDS, end_worker
 from meshtasks.worker.celery_internals import RemoteControl
 from meshtasks.worker.commands import fault_of
-from meshtasks.worker.consumer_step import ConsumerStep, end_worker
+from meshtasks.worker.consumer_step import ConsumerStep
 from meshtasks.worker.mesh import mesh_of
 
 logger = get_logger(__name__)
@@ -74,9 +76,6 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
         except WorkerShutdown:
             self.consumer_step.drain()
             raise
-        except amqp.ChannelError as error:
-            why = f"meshtasks: the broker refuses what a worker needs: {error}"
-            end_worker(why, error)
 
     @override
     def ensure_connected(self, conn: Any) -> Any:
@@ -113,16 +112,30 @@ class MeshConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
     def connect(self) -> Any:
         """Connect, and declare the topology before Celery's step consumes commands."""
         self.connection = super().connect()
-        self.consumer_step.declare(self.connection)
+        self.consumer_step.recovery.declare(self.connection)
         return self.connection
 
     @override
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Handle a lost connection: reconnect, to another node if possible."""
-        self.connection.distrust()
+        """Handle a lost connection: reconnect, to another node if possible. If the
+        broker refuses what Celery's steps need, wait before.
+
+        Raises:
+            WorkerShutdown: the broker refuses it at the start, or the worker is to
+                stop.
+        """
+        is_refused = isinstance(exc, amqp.ChannelError)
+        if is_refused:
+            self.consumer_step.recovery.refused(exc)
+        else:
+            self.connection.distrust()
         if isinstance(exc, amqp.InternalError):
             self.consumer_step.on_broker_failed()
-        super().on_connection_error_after_connected(exc)
+        with warnings.catch_warnings():  # about a setting that is as it should be
+            warnings.simplefilter("ignore", CPendingDeprecationWarning)
+            super().on_connection_error_after_connected(exc)
+        if is_refused:
+            _wait(REFUSED_SECONDS)
 
     @override
     def shutdown(self) -> None:

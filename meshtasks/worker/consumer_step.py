@@ -4,23 +4,24 @@ The consuming process does as little as possible per message: py-amqp's callback
 the bytes to an open batch. A batch goes to the pool when it is full, or when it is due
 and the pool has room.
 
-Every failure of the broker is handled in one way: a connection error is raised in
-Celery's event loop, which closes everything and starts this step again.
+A lost connection is handled in one way: a connection error is raised in Celery's event
+loop, which closes everything and starts this step again. If the broker closes the
+channel of one queue, or refuses it, only that queue is opened again. What the broker
+refuses at the start ends the worker; later it is tried until it is accepted.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any, Never
+from functools import partial
+from typing import Any
 
 import amqp
 from celery import bootsteps
-from celery.exceptions import WorkerShutdown
 from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.consumer import Tasks
 
-from meshtasks.amqp.declare import declare
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.publisher import Publisher
 from meshtasks.amqp.queues import QUEUES
@@ -32,15 +33,11 @@ from meshtasks.flows.circuit import State
 from meshtasks.flows.contract import Handler
 from meshtasks.worker.batching import Buffer
 from meshtasks.worker.breaker import Breaker
+from meshtasks.worker.broker import Recovery, end_worker
 from meshtasks.worker.celery_internals import BurstReader, EventLoop, forks
 from meshtasks.worker.completion import CONNECTION_ERRORS, Completion, Counts
 from meshtasks.worker.dispatch import Dispatcher, FinishedBatch, PendingBatch
-from meshtasks.worker.flow_control import (
-    SHARE_SECONDS,
-    FlowControl,
-    ProgressWatch,
-    Sharing,
-)
+from meshtasks.worker.flow_control import SHARE_SECONDS, FlowControl, Sharing
 from meshtasks.worker.mesh import Mesh, mesh_of
 from meshtasks.worker.queue_consumer import QueueConsumer
 from meshtasks.worker.recording import Recorder
@@ -52,6 +49,7 @@ logger = get_logger(__name__)
 #: Maximum wait of a warm shutdown for the batches that are held.
 _DRAIN_SECONDS = 60.0
 _TICK_SECONDS = 1.0
+_PARTITIONS = "the consumers of partitions"
 #: Number of batches of its queues after which a closed circuit counts as steady.
 _STEADY_BATCHES = 10
 #: Maximum wait for the run of a timer, which may wait for a slow service.
@@ -59,7 +57,11 @@ _TIMERS_STOP_SECONDS = 15.0
 
 
 class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no types
-    """Consumes the selected domain queues in batches."""
+    """Consumes the selected domain queues in batches.
+
+    Attributes:
+        recovery: gets again what the broker refuses or has closed.
+    """
 
     requires = (Tasks,)
 
@@ -97,14 +99,23 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
             run_in_parts=self._dispatcher.add_in_parts,
             reconnect=self._reconnect,
         )
+        self.recovery = Recovery(
+            self._mesh.settings.read(TOPOLOGY),
+            lambda: celery_consumer.connection,
+            loop,
+            self._consumers,
+            replace=self._replace,
+            open_=self._open,
+            reconnect=self._reconnect,
+        )
         self._flow = FlowControl(
             self._consumers,
             breaker,
             loop.later,
             self._dispatcher.take_back,
             self._completion.set_aside,
+            self.recovery.on_refused,
         )
-        self._watch = ProgressWatch()
         self._sharing = Sharing(
             self._consumers.values,
             lambda consumer: consumer.gathered + self._dispatcher.waiting_of(consumer),
@@ -135,17 +146,6 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         """Serve the metrics, even if the broker is unavailable."""
         self._metrics.start()
 
-    def declare(self, connection: Any) -> None:
-        """Declare the whole topology, before anything is consumed.
-
-        Raises:
-            WorkerShutdown: the broker cannot have the configured topology.
-        """
-        try:
-            declare(connection, self._mesh.settings.read(TOPOLOGY))
-        except ConfigError as error:
-            end_worker(error, error)
-
     def start(self, celery_consumer: Any) -> None:
         """Take over the domain queues from Celery."""
         topology = self._mesh.settings.read(TOPOLOGY)
@@ -168,22 +168,41 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         """Start consuming; called when the event loop is about to run."""
         self._loop.attach()
         connection = self._celery_consumer.connection.connection
-        self._reader = BurstReader(connection, self._loop)
+        self._reader = BurstReader(
+            connection, self._loop, self.recovery.on_channel_error
+        )
+        if (events := self._celery_consumer.event_dispatcher) is not None:
+            connection = events.connection.connection
+            BurstReader(
+                connection, self._loop, partial(self.recovery.on_events_refused, events)
+            )
         self._loop.every(_TICK_SECONDS, self._tick)
         self._breaker.restart()
         self._flow.restart()
         self._recorder.connection("")
-        for consumer in self._consumers.values():
-            self._open(consumer)
-        self._share()
+        if not self.recovery.has_consumed:
+            self._open_all()
+        # Commands are consumed before; if that is refused, nothing was delivered.
+        self._loop.soon(self._start_consuming)
         self._loop.every(SHARE_SECONDS, self._share)
+
+    def _start_consuming(self) -> None:
+        if self.recovery.has_consumed:
+            self._open_all()
+        self.recovery.consumes()
+        self._share()
         self._metrics.connected(is_connected=True)
+
+    def _open_all(self) -> None:
+        for consumer in tuple(self._consumers.values()):
+            self._open(consumer)
 
     def stop(self, celery_consumer: Any) -> None:
         """Drop everything, before a reconnect or at the end. The broker delivers
         unacknowledged messages again."""
         self._metrics.connected(is_connected=False)
         self._sharing.restart()
+        self.recovery.forget()
         self._flow.forget()
         self._dispatcher.forget()
         if celery_consumer.blueprint.state != bootsteps.RUN:
@@ -319,21 +338,35 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
 
     def _renew(self, consumer: QueueConsumer) -> None:
         """Give up a partition, and consume it again behind other consumers."""
-        self._dispatcher.take_back(consumer)  # the broker requeues these messages
+        self._open(self._replace(consumer))
+
+    def _replace(self, consumer: QueueConsumer) -> QueueConsumer:
+        """Close a consumer, whose messages the broker requeues; return a new one."""
+        self._dispatcher.take_back(consumer)
         consumer.close()
-        queue, source = consumer.queue, consumer.source
-        self._consumers[source] = self._new_consumer(queue, source)
-        self._open(self._consumers[source])
+        source = consumer.source
+        new = self._consumers[source] = self._new_consumer(consumer.queue, source)
+        return new
 
     def _share(self) -> None:
         try:
             self._sharing.share(self._celery_consumer.connection)
         except amqp.ChannelError as error:
-            self._reconnect(f"cannot ask for the consumers of a partition: {error}")
+            self._sharing.restart()
+            why = f"Cannot ask for the consumers of a partition: {error}"
+            self.recovery.refusals.note(_PARTITIONS, why)
+        else:
+            self.recovery.refusals.over(_PARTITIONS)
 
     def _open(self, consumer: QueueConsumer) -> None:
-        consumer.open(self._celery_consumer.connection, self._on_lost)
+        if self._consumers.get(consumer.source) is not consumer:
+            return  # the connection was lost, or the queue is no longer wanted
+        try:
+            consumer.open(self._celery_consumer.connection, self.recovery.on_lost)
+        except amqp.ChannelError as error:
+            self.recovery.on_refused(consumer, error)
         self._flow.apply_to(consumer)
+        self.recovery.opened(consumer)
 
     def _on_full(self, consumer: QueueConsumer, deliveries: list[Delivery]) -> None:
         self._dispatcher.add(PendingBatch(consumer, deliveries))
@@ -363,10 +396,6 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
             buffer.due = True
             self._dispatcher.pump()
 
-    def _on_lost(self, consumer: QueueConsumer, reason: str) -> None:
-        if consumer.alive:
-            self._loop.soon(self._reconnect, reason)
-
     def _on_circuit(self, sink: str, reason: str) -> None:
         if reason:
             self._recorder.goes("sink", sink, reason)
@@ -392,13 +421,7 @@ class ConsumerStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery shi
         now = time.monotonic()
         for task_id in self._dispatcher.overdue(now):
             self._reconnect(f"the pool does not answer batch {task_id}")
-        for consumer in self._consumers.values():
-            try:
-                reason = self._watch.stalled(consumer, now)
-            except amqp.ChannelError as error:
-                reason = f"cannot ask for the length of {consumer.source}: {error}"
-            if reason:
-                self._reconnect(reason)
+        self.recovery.tick(now)
         self._sharing.leave()
         self._flush_events()
         self._reader.read()  # data that a synchronous call has read ahead
@@ -419,13 +442,3 @@ def _counts_of(name: str, breaker: Breaker, env: Environment) -> Counts:
     from meshtasks.worker.metrics import WorkerMetrics  # noqa: PLC0415 - large
 
     return WorkerMetrics(name, breaker, env)
-
-
-def end_worker(why: object, error: Exception) -> Never:
-    """Log the reason, and end the worker with the exit code of a wrong configuration.
-
-    Raises:
-        WorkerShutdown: always.
-    """
-    logger.critical("%s", why)
-    raise WorkerShutdown(ConfigError.exit_code) from error

@@ -16,8 +16,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
+import amqp
 from celery.utils.log import get_logger
 
 from meshtasks.amqp.delivery import Delivery
@@ -39,6 +41,8 @@ _PROBATION_SECONDS, _MOST_TIMES = 0.5, 60
 _WINDOWS = (1, 32, 1_024)
 _ENOUGH = (8, 264, 1_288)
 _QUIET_SECONDS = 10.0
+#: A consumer that received nothing for so long is consumed anew.
+SILENT_SECONDS = 120.0
 
 
 class FlowControl:
@@ -50,6 +54,7 @@ class FlowControl:
         take_back: removes and returns the messages of a consumer that wait for the
             pool.
         set_aside: publishes messages again, to wait until their queue is resumed.
+        on_refused: called with a consumer that the broker refuses, and its error.
 
     Attributes:
         retired: former consumers that still hold messages.
@@ -63,6 +68,7 @@ class FlowControl:
         later: Callable[..., object],
         take_back: Callable[[QueueConsumer], list[Delivery]],
         set_aside: Callable[[QueueConsumer, list[Delivery]], None],
+        on_refused: Callable[[QueueConsumer, amqp.ChannelError], None],
     ) -> None:
         self._consumers = consumers
         self.retired: list[QueueConsumer] = []
@@ -71,6 +77,7 @@ class FlowControl:
         self._later = later
         self._take_back = take_back
         self._set_aside = set_aside
+        self._on_refused = on_refused
         self._paused: set[str] = set()  # queues whose pause was logged
 
     def restart(self) -> None:
@@ -100,11 +107,19 @@ class FlowControl:
         for consumer in tuple(self.retired):
             if self._breaker.state(consumer.sinks) is State.OPEN:
                 self.pause(consumer)
-        for consumer in self._consumers.values():
+        for consumer in tuple(self._consumers.values()):
             self.apply_to(consumer)
 
     def apply_to(self, consumer: QueueConsumer) -> None:
-        """Consume, test or pause one queue."""
+        """Consume, test or pause one queue, unless it has no channel."""
+        if not consumer.is_open:
+            return
+        try:
+            self._apply_to(consumer)
+        except amqp.ChannelError as error:
+            self._on_refused(consumer, error)
+
+    def _apply_to(self, consumer: QueueConsumer) -> None:
         queue, sinks = consumer.source, consumer.sinks
         window = self.probation.window(queue)
         if window == 0:
@@ -141,7 +156,13 @@ class FlowControl:
     def _relax(self, times: int = 1) -> None:
         """Give the queue on probation more messages, if it did well with fewer."""
         consumer = self._consumers.get(self.probation.queue)
-        if consumer is None or times >= _MOST_TIMES or self._did_well(consumer):
+        try:
+            did_well = consumer is None or self._did_well(consumer)
+        except amqp.ChannelError as error:
+            did_well = True
+            if consumer is not None:
+                self._on_refused(consumer, error)
+        if times >= _MOST_TIMES or did_well:
             self.probation.step()
             times = 0
         if self.probation.is_active:
@@ -219,44 +240,86 @@ class Probation:
         return _WINDOWS[self._step] if queue == self._suspects[0] else 0
 
 
+class _Look(NamedTuple):
+    """What was found when the broker was last asked for the depth of a queue.
+
+    Attributes:
+        at: monotonic seconds.
+        active_at: when the consumer was last seen to receive or hold messages.
+        received: number of messages that it had received.
+        consumers: number of consumers of the queue.
+        is_stalled: whether messages waited and none was delivered.
+        is_fewer: whether the queue had fewer consumers than before, or none.
+    """
+
+    at: float
+    active_at: float
+    received: int
+    consumers: int = 0
+    is_stalled: bool = False
+    is_fewer: bool = False
+
+
+class Finding(NamedTuple):
+    """What was found out about a consumer.
+
+    Attributes:
+        stalled: why it is stalled: twice in a row messages waited, and it held and
+            received none; else empty.
+        is_detached: whether its queue was deleted and declared anew: twice in a row it
+            had no consumer.
+        is_silent: whether it received nothing for long, or twice in a row its queue had
+            fewer consumers than before. It may be that of a new queue, where another
+            worker consumes already.
+    """
+
+    stalled: str = ""
+    is_detached: bool = False
+    is_silent: bool = False
+
+
 class ProgressWatch:
-    """Finds queues that receive nothing although messages wait in them. A worker may be
-    connected and yet receive nothing."""
+    """Asks for the depth of each queue every ten seconds, and finds consumers that the
+    broker has forgotten. A worker may be connected and yet receive nothing."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[int, float]] = {}
-        self._suspect: set[str] = set()
+        self._looks: WeakKeyDictionary[QueueConsumer, _Look] = WeakKeyDictionary()
 
-    def stalled(self, consumer: QueueConsumer, now: float) -> str:
-        """Return why a queue is stalled; empty if it is not.
-
-        If a consumer has received nothing for ten seconds and holds nothing, the length
-        of its queue is requested. If messages wait there twice in a row, the broker
-        does not know our consumer.
+    def look(self, consumer: QueueConsumer, now: float) -> Finding:
+        """Find out about one consumer.
 
         Args:
             now: monotonic seconds.
+
+        Raises:
+            amqp.ChannelError: the broker refuses the question.
         """
-        queue = consumer.source
-        received, since = self._seen.get(queue, (-1, now))
-        is_quiet = (
-            consumer.is_consuming
-            and not consumer.unresolved
-            and consumer.received == received
-            and not consumer.is_partition  # it may have another consumer
+        last = self._looks.setdefault(consumer, _Look(now, now, consumer.received))
+        if not consumer.is_consuming or now - last.at < _QUIET_SECONDS:
+            return Finding()
+        depth = consumer.depth()
+        is_quiet = not consumer.unresolved and consumer.received == last.received
+        # another worker may have the partition, and the broker counts only that one
+        is_partition = consumer.is_partition
+        is_fewer = depth.consumers < (1 if is_partition else max(1, last.consumers))
+        look = self._looks[consumer] = _Look(
+            now,
+            last.active_at if is_quiet else now,
+            consumer.received,
+            # compared with the same number once more
+            last.consumers if is_fewer and not last.is_fewer else depth.consumers,
+            is_stalled=bool(is_quiet and depth.ready and not is_partition),
+            is_fewer=is_fewer,
         )
-        if is_quiet and now - since < _QUIET_SECONDS:
-            return ""
-        self._seen[queue] = (consumer.received, now)
-        waiting = consumer.waiting_in_queue() if is_quiet else 0
-        if not waiting or consumer.received != received:
-            self._suspect.discard(queue)
-            return ""
-        if queue not in self._suspect:
-            self._suspect.add(queue)
-            return ""
-        self._suspect.discard(queue)
-        return f"{waiting} messages wait in {queue} and none is delivered"
+        if look.is_stalled and last.is_stalled:
+            waits = f"{depth.ready} messages wait in {consumer.source}"
+            return Finding(stalled=f"{waits} and none is delivered")
+        is_fewer = look.is_fewer and last.is_fewer
+        is_silent = is_fewer or now - look.active_at >= SILENT_SECONDS
+        return Finding(
+            is_detached=is_fewer and not depth.consumers,
+            is_silent=is_silent and is_quiet and not is_partition,
+        )
 
 
 SHARE_SECONDS = 5.0

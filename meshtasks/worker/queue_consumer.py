@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
+import amqp
 from celery.utils.log import get_logger
 
+from meshtasks.amqp.connecting import Depth
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.queues import QueueSettings
 from meshtasks.amqp.receiving import Message
@@ -49,8 +52,9 @@ class QueueConsumer:
     Attributes:
         sinks: names of the sinks, and of the queues in which their data may wait.
         source: name of the queue, or of one of its partitions, that is consumed.
-        alive: False once the connection is lost. Results are then dropped, because the
-            broker delivers the messages again.
+        alive: False once the channel or the connection is lost. Results are then
+            dropped, because the broker delivers the messages again.
+        opened_at: when the channel was opened, monotonic seconds; 0.0 before.
         is_urgent: whether its batches run before those of other queues (alerts).
         received: number of messages received.
         unresolved: number of messages received and not yet resolved.
@@ -84,6 +88,7 @@ class QueueConsumer:
         self.settings = settings
         self.resolver = resolver
         self.alive = True
+        self.opened_at = 0.0
         self.received = 0
         self.unresolved = 0
         self._max_message_bytes = settings.max_message_bytes
@@ -107,6 +112,11 @@ class QueueConsumer:
         return self._consumer_tag is not None
 
     @property
+    def is_open(self) -> bool:
+        """Whether it has a channel on which it may consume."""
+        return self.alive and self._channel is not None
+
+    @property
     def is_new(self) -> bool:
         """Whether the size of its messages is unknown."""
         return not self._capacity.message_bytes
@@ -125,8 +135,12 @@ class QueueConsumer:
             on_lost: called with the reason if the broker removes the consumer: the
                 broker closed the channel (py-amqp opens it again, but without the
                 consumer), or the queue was deleted.
+
+        Raises:
+            amqp.ChannelError: the broker closed another channel meanwhile.
         """
         self._on_lost = on_lost
+        self.opened_at = time.monotonic()
         channel = connection.channel()
         channel.on_open = lambda _channel: on_lost(
             self, f"the broker closed the channel of {self.source}"
@@ -139,6 +153,10 @@ class QueueConsumer:
         Args:
             at_most: maximum number of unacknowledged messages; None for the usual
                 number.
+
+        Raises:
+            amqp.ChannelError: the broker refuses it, or closed another channel
+                meanwhile.
         """
         window = self._capacity.messages
         if at_most is not None:
@@ -153,6 +171,16 @@ class QueueConsumer:
             self.source, callback=self._on_message, on_cancel=self._on_cancelled
         )
 
+    def renew(self) -> None:
+        """Consume again: the queue was deleted and declared anew, which the broker does
+        not always say. What is held is finished.
+
+        Raises the same as :meth:`consume`.
+        """
+        window = self._window
+        self.cancel()
+        self.consume(at_most=window)
+
     def cancel(self) -> None:
         """Stop consuming; the messages that are held are kept."""
         if self.is_consuming:
@@ -161,8 +189,18 @@ class QueueConsumer:
 
     def waiting_in_queue(self) -> int:
         """Return the number of ready messages in the queue, by the broker's count."""
+        return self.depth().ready
+
+    def depth(self) -> Depth:
+        """Return the numbers of ready messages and of consumers of the queue, by the
+        broker's count.
+
+        Raises:
+            amqp.ChannelError: the broker does not have it, or another connection has
+                it exclusively.
+        """
         answer = self._channel.queue_declare(self.source, passive=True)
-        return int(answer.message_count)
+        return Depth(answer.message_count, answer.consumer_count)
 
     @property
     def may_run(self) -> bool:
@@ -178,7 +216,10 @@ class QueueConsumer:
         """Close the channel. The broker delivers unacknowledged messages again, in
         order, to the next consumer."""
         self.alive = False
-        self._channel.close()
+        self._consumer_tag = None
+        if self._channel is not None:
+            with suppress(amqp.ChannelError):  # another channel was closed meanwhile
+                self._channel.close()
 
     def due_since(self) -> float | None:
         """Return when the first message of the oldest due batch came; None if no batch

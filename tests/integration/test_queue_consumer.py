@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import amqp
 import pytest
@@ -11,6 +13,7 @@ from kombu import Connection
 from meshtasks.amqp.queues import BatchLimits, QueueSettings, RetryPolicy
 from meshtasks.flows.contract import Handler
 from meshtasks.worker.batching import Buffer
+from meshtasks.worker.celery_internals import BurstReader
 from meshtasks.worker.queue_consumer import QueueConsumer
 from meshtasks.worker.resolution import OutcomeResolver
 from tests.support.amqp import open_channel, publish_raw
@@ -112,3 +115,21 @@ def test_as_many_messages_are_asked_for_as_their_size_allows(
     consumer.cancel()  # what was on its way has come
     assert consumer.received < 100
     assert consumer.waiting_in_queue() + consumer.received == 100
+
+
+def test_a_channel_that_the_broker_closes_by_itself_ends_nothing_else(
+    connection: Connection, consumer: QueueConsumer
+) -> None:
+    lost: list[str] = []
+    errors: list[amqp.ChannelError] = []
+    consumer.open(connection, lambda _consumer, reason: lost.append(reason))
+    consumer.consume()
+    loop: Any = SimpleNamespace(replace_reader=lambda *_: None, soon=lambda *_: None)
+    reader = BurstReader(connection.connection, loop, errors.append)
+
+    consumer.acknowledge([1])  # nothing was delivered
+
+    while not errors:
+        reader.read()
+    assert lost == [f"the broker closed the channel of {QUEUE}"]
+    assert isinstance(errors[0], amqp.PreconditionFailed)

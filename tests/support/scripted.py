@@ -21,6 +21,7 @@ from meshtasks.config.settings import load_settings
 from meshtasks.flows.contract import Batch, Handler
 from meshtasks.flows.sinks import Sinks
 from meshtasks.outcome import DONE, Dead, Outcome, Retry
+from meshtasks.worker import flow_control
 
 #: Handles a message at once; what waits in the others runs together.
 AT_ONCE = "metrics.system"
@@ -76,6 +77,7 @@ def _append(state: Path, name: str, entry: dict[str, Any]) -> None:
 
 
 if "MESH_BROKER_URL" in os.environ:  # the worker's own import
+    flow_control.SILENT_SECONDS = 20.0  # instead of minutes
     app = create_app(
         load_settings(),
         {

@@ -8,8 +8,14 @@ from typing import Any
 
 import pytest
 
+from meshtasks.amqp.connecting import Depth
 from meshtasks.flows.circuit import State
-from meshtasks.worker.flow_control import FlowControl, Probation
+from meshtasks.worker.flow_control import (
+    Finding,
+    FlowControl,
+    Probation,
+    ProgressWatch,
+)
 
 QUEUES = ["a", "b", "c"]
 
@@ -74,7 +80,7 @@ def test_a_new_connection_begins_with_one_message_again() -> None:
 class Queue:
     """What the control knows of a queue's consumer."""
 
-    is_consuming, is_partition, is_trying = True, False, True
+    is_consuming, is_partition, is_trying, is_open = True, False, True, True
     source = "a"
     sinks = ()
     received = unresolved = waiting = 0
@@ -117,7 +123,7 @@ def clock(queue: Queue) -> Clock:
     consumers: Any = {"a": queue}
     breaker: Any = SimpleNamespace(state=lambda _sinks: State.CLOSED)
     control = FlowControl(
-        consumers, breaker, clock.later, lambda _consumer: [], lambda *_: None
+        consumers, breaker, clock.later, lambda _consumer: [], *[lambda *_: None] * 2
     )
     control.broker_failed()
     control.restart()
@@ -153,3 +159,64 @@ def test_a_queue_whose_messages_take_long_does_not_hold_up_the_others_for_ever(
         clock.pass_by()
 
     assert queue.windows[-1] is None
+
+
+class Watched:
+    """What the watch knows of a queue's consumer."""
+
+    is_consuming, is_partition, source = True, False, "a"
+    received = unresolved = 0
+
+    def __init__(self, ready: int = 0, consumers: int = 1) -> None:
+        self.ready, self.consumers = ready, consumers
+
+    def depth(self) -> Depth:
+        return Depth(self.ready, self.consumers)
+
+
+def looks(consumer: Any, watch: ProgressWatch, start: int, until: int) -> list[Finding]:
+    """What is found out from one second to another, beside nothing."""
+    found = (watch.look(consumer, float(second)) for second in range(start, until))
+    return [finding for finding in found if finding != Finding()]
+
+
+def test_a_consumer_to_which_nothing_is_delivered_is_stalled() -> None:
+    consumer = Watched(ready=3)
+
+    (found,) = looks(consumer, ProgressWatch(), 0, 25)
+
+    assert found.stalled == "3 messages wait in a and none is delivered"
+
+
+def test_a_queue_that_has_no_consumer_any_more_was_declared_anew() -> None:
+    consumer, watch = Watched(), ProgressWatch()
+    assert looks(consumer, watch, 0, 25) == []
+
+    consumer.consumers = 0
+
+    assert looks(consumer, watch, 25, 45)[0].is_detached
+
+
+def test_a_queue_that_lost_a_consumer_is_consumed_anew_once() -> None:
+    consumer, watch = Watched(consumers=2), ProgressWatch()
+    assert looks(consumer, watch, 0, 25) == []
+
+    consumer.consumers = 1
+
+    assert looks(consumer, watch, 25, 100) == [Finding(is_silent=True)]
+
+
+def test_a_consumer_that_receives_nothing_for_long_is_consumed_anew() -> None:
+    consumer, watch = Watched(), ProgressWatch()
+    assert looks(consumer, watch, 0, 100) == []
+    consumer.received = 1
+    assert looks(consumer, watch, 100, 220) == []
+
+    assert looks(consumer, watch, 220, 240) == [Finding(is_silent=True)] * 2
+
+
+def test_a_consumer_that_holds_messages_is_left_alone() -> None:
+    consumer = Watched(ready=3)
+    consumer.unresolved = 1
+
+    assert looks(consumer, ProgressWatch(), 0, 300) == []
