@@ -225,6 +225,7 @@ def topology(settings: Settings, management_url: str | None) -> Verdict:
 def consumer_timeout(settings: Settings, management_url: str | None) -> Verdict:
     """Check that the broker's acknowledgement timeout is longer than a batch takes."""
     live = read(settings.env.amqp_url, management_url)
+    longest = 0.0
     for queue in live.queues:
         name = queue_of(queue.name)
         if name not in settings.read(TOPOLOGY).domain_queues:
@@ -236,9 +237,16 @@ def consumer_timeout(settings: Settings, management_url: str | None) -> Verdict:
         limits = settings.read(QUEUES).for_queue(name)
         held = limits.time_limit_seconds + _GRACE_SECONDS + limits.batch.age_ms / 1_000
         if held <= seconds:
+            longest = max(longest, held) if given is None else longest
             continue
         text = f"{name}: batches may take {held:.0f} s, but the broker waits"
         text += f" {seconds:.0f} s for their acknowledgement"
         remedy = "lower time_limit_seconds in queues.yaml, or raise consumer_timeout"
         return Verdict("failed", text, remedy)
-    return Verdict("ok", "longer than any batch may take, unless rabbitmq.conf says so")
+    text = "longer than any batch may take"
+    if longest:
+        text += (
+            f", if rabbitmq.conf has the default or {longest:.0f} s at least: RabbitMQ"
+        )
+        text += " tells its value to nobody but `rabbitmqctl environment`"
+    return Verdict("ok", text)

@@ -67,6 +67,7 @@ def test_a_mesh_that_is_well_has_nothing_failed(
     assert re.match(r"RabbitMQ \d+\.\d+", checked["broker"]["text"])
     assert checked["permissions"]["state"] == "ok"
     assert checked["topology"]["state"] == "ok"
+    assert "at least" in checked["consumer timeout"]["text"]  # it cannot be read
     assert checked["clock and broker"]["state"] == "ok"
     assert checked["time series"]["text"].startswith("a point was stored")
     assert checked["archive"]["text"] == "an object was stored, read and deleted"
