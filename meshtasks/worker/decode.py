@@ -35,6 +35,7 @@ from meshtasks.text import described
 _MEMBERS = msgspec.json.Decoder(list[msgspec.Raw])
 #: First characters of bodies that are only a value, or text that is not JSON.
 _VALUE_STARTS = frozenset(range(0x21, 0x7F)) - frozenset(b"{[")
+_COMMA = 0x2C
 
 
 class BadMember(NamedTuple):
@@ -159,10 +160,12 @@ class Decoder:
         Raises:
             InvalidMessage: it is not one JSON value, or not such a value.
         """
-        with suppress(UndecodableMessage):
+        try:
             record = self.decode_object(b'{"value":' + body + b"}")
-            if b"," not in body:  # else it has further members
-                return record
+        except UndecodableMessage:
+            record = None
+        if record is not None and _COMMA not in body:  # else it has further members
+            return record
         got = described(body.decode(errors="replace"))
         message = f"the body is not JSON: expected an object or a number, got {got}"
         raise UndecodableMessage(message)
