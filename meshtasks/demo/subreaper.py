@@ -56,6 +56,8 @@ def under_subreaper(work: Callable[[], int], *, grace_seconds: float = 20.0) -> 
     sys.stdout.flush()
     sys.stderr.flush()
     keeper = os.getpid()
+    # Kept over fork and exec: signals wait until keeper and worker have their handlers.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     if worker := os.fork():
         # Another process name, so that ending a program by name does not hit both.
         arguments = [str(worker), str(grace_seconds)]
@@ -63,6 +65,7 @@ def under_subreaper(work: Callable[[], int], *, grace_seconds: float = 20.0) -> 
         os.execv(sys.executable, program)  # noqa: S606 - our own file
     for number in _not_ignored():
         signal.signal(number, _interrupt)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     # A new session: signals to the whole process group, as sent by `timeout` and
     # terminals, must not hit both processes either.
     os.setsid()
@@ -88,6 +91,7 @@ def keep(worker: int, grace_seconds: float) -> int:
 
     for number in _not_ignored():
         signal.signal(number, pass_on)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     # Ctrl-Z would suspend only this process, while the worker keeps drawing.
     signal.signal(signal.SIGTSTP, signal.SIG_IGN)
     # Reap the worker only when no more signals are forwarded to its process id.

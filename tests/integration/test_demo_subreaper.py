@@ -124,3 +124,24 @@ def test_nothing_is_left_when_the_work_is_killed(
     assert "killed by SIGKILL" in last_words(keeper)
     assert keeper.returncode == 128 + signal.SIGKILL
     assert nothing_is_left(tmp_path)
+
+
+EARLY = """
+import os, signal, sys
+from meshtasks.demo.subreaper import under_subreaper
+
+def work():
+    try:
+        os.kill(os.getppid(), signal.SIGINT)
+        signal.pause()
+    except KeyboardInterrupt:
+        return 7
+
+sys.exit(under_subreaper(work))
+"""
+
+
+def test_a_signal_before_the_keeper_is_in_place_is_passed_on() -> None:
+    ended = subprocess.run([sys.executable, "-c", EARLY], timeout=300, check=False)
+
+    assert ended.returncode == 7
