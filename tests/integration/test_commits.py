@@ -136,7 +136,7 @@ def test_each_record_is_archived_once(faults: Faults, settings: Settings) -> Non
         lines = lines_in(sinks[OBJECTS])
 
     assert sorted(line["record"]["n"] for line in lines) == numbers
-    assert met >= 6
+    assert met >= 4  # what is stored is done, whether or not the journal could note it
 
 
 @pytest.mark.parametrize("is_done", [False, True])
