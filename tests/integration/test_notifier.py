@@ -313,7 +313,9 @@ class TestSecrets:
         assert (said == "") is (status == 200)
         assert SECRET not in said + caplog.text
 
-    @pytest.mark.parametrize("url", [f"nonsense {SECRET}", f"ntfy//{SECRET}", ""])
+    @pytest.mark.parametrize(
+        "url", [f"nonsense {SECRET}", f"ntfy:/{SECRET}", f"ntfy//{SECRET}", "ntfy", ""]
+    )
     def test_a_bad_url_is_refused_by_the_name_of_its_variable(
         self, url: str, caplog: pytest.LogCaptureFixture
     ) -> None:

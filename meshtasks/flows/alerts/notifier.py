@@ -309,7 +309,8 @@ def _receiver(name: str, url: SecretStr) -> _JsonService | _Other:
 
 def _plugin(url: str) -> apprise.NotifyBase | None:
     """Return Apprise's plugin for a URL; None if it is invalid."""
-    if direct := _DIRECT.get(url.partition(":")[0].strip().lower()):
+    scheme, separator, _ = url.partition("://")  # what Apprise takes for a URL
+    if separator and (direct := _DIRECT.get(scheme.strip().lower())):
         with suppress(TypeError):
             if parts := direct.parse_url(url):
                 return direct(**parts)
