@@ -41,8 +41,9 @@ _PROBATION_SECONDS, _MOST_TIMES = 0.5, 60
 _WINDOWS = (1, 32, 1_024)
 _ENOUGH = (8, 264, 1_288)
 _QUIET_SECONDS = 10.0
-#: A consumer that received nothing for so long is consumed anew.
-SILENT_SECONDS = 120.0
+#: A queue of which nothing was received for so long is declared and consumed anew. To
+#: declare the topology takes up to a second, in which no other queue is served.
+SILENT_SECONDS = 900.0
 
 
 class FlowControl:
