@@ -182,7 +182,7 @@ def test_alerts_are_notified_when_the_phone_can_be_reached_again(
 
     with running(Worker(tmp_path, env, *QUEUES)) as worker:
         publish(env, CRITICAL, WARNING)
-        wait_until(lambda: worker.log().count("trying again") > 1, 20, "two failures")
+        wait_until(lambda: worker.log().count("it is tried again") > 1, 20, "both")
         wait_until_settled(env)  # a phone that is off holds up no queue
         receiver.start()
         wait_until(lambda: len(receiver.requests) >= 2, 60, "both alerts")

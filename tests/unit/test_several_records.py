@@ -153,7 +153,7 @@ def test_readings_may_come_one_a_line_too() -> None:
         (b'{"metrics": 5}', "name: this field is missing"),
         (b'{"metrics": []}', "the array is empty"),
         (b"\x89PNG\r\n\x1a\n", "not UTF-8"),
-        (b"<html>\n<body>Bad Gateway</body>\n</html>", "not line protocol"),
+        (b"<html>\n<p>Bad Gateway</p>\n</html>", "neither JSON nor line protocol"),
     ],
 )
 def test_what_is_in_no_form_is_one_dead_letter(body: bytes, reason: str) -> None:
