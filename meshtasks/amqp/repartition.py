@@ -59,8 +59,10 @@ class Repartition:
 
         Raises:
             Transient: they are not empty in time; nothing has been changed.
-            ConfigError: the management API refuses the account.
+            ConfigError: the management API refuses the account, or is another broker's.
         """
+        if change.leaving:  # remove() asks it, too late to change nothing
+            activity(*self._urls)
         self._say(f"{change}; waiting until the workers have emptied it")
         deadline = time.monotonic() + self._within_seconds
         while ready := sum(map(self._ready, change.found)):

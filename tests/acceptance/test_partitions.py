@@ -18,6 +18,7 @@ from meshtasks.amqp import headers, repartition
 from meshtasks.amqp.delivery import Delivery
 from meshtasks.amqp.peek import peek
 from meshtasks.amqp.publisher import Outgoing, Publisher
+from meshtasks.demo.loopback import free_port
 from meshtasks.demo.rabbitmq import RabbitMQ
 from meshtasks.errors import ConfigError
 from tests.conftest import ROOT
@@ -259,3 +260,17 @@ def test_a_change_of_their_number_strands_nothing(
     assert run("topology", "check").exit_code == 0
     publish(env, [of_last])
     assert sum(len(taken(url, part)) for part in PARTS[:3]) == 1
+
+
+def test_their_number_is_not_changed_if_the_management_api_is_away(
+    env: dict[str, str], run: Command
+) -> None:
+    file = Path(env["MESH_CONFIG_DIR"]) / "topology.yaml"
+    file.write_text(yaml.safe_dump(document(2)))
+    away = f"http://127.0.0.1:{free_port()}"
+
+    failed = run("topology", "apply", "--management-url", away)
+
+    assert failed.exit_code == 69, failed.stderr
+    file.write_text(yaml.safe_dump(document(4)))
+    assert run("topology", "check").exit_code == 0
