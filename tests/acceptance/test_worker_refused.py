@@ -68,6 +68,19 @@ def send(amqp_url: str) -> Callable[..., None]:
     return publish
 
 
+@pytest.fixture
+def restrict(
+    allow: Callable[..., None], rabbitmq: RabbitMQ, vhost: str
+) -> Callable[..., None]:
+    """Sets the rights of the worker's account, and has it connect again with them."""
+
+    def restrict_to(**rights: str) -> None:
+        allow(**rights)
+        close_connections(rabbitmq, vhost)
+
+    return restrict_to
+
+
 def said(worker: Worker, text: str) -> None:
     wait_until(lambda: text in worker.log(), 60, text)
 
@@ -75,13 +88,11 @@ def said(worker: Worker, text: str) -> None:
 def test_a_queue_that_it_may_not_read_any_more_is_consumed_when_it_may(
     worker: Worker,
     allow: Callable[..., None],
+    restrict: Callable[..., None],
     send: Callable[..., None],
     new_mesh_env: dict[str, str],
-    rabbitmq: RabbitMQ,
-    vhost: str,
 ) -> None:
-    allow(read=r"^(?!sensors\.motion)")
-    close_connections(rabbitmq, vhost)
+    restrict(read=r"^(?!sensors\.motion)")
     said(worker, "Cannot consume: ")
     send("sensors", "refused")
     send("alerts", "other")
@@ -96,13 +107,11 @@ def test_a_queue_that_it_may_not_read_any_more_is_consumed_when_it_may(
 def test_a_worker_that_may_not_send_events_consumes_without(
     worker: Worker,
     allow: Callable[..., None],
+    restrict: Callable[..., None],
     send: Callable[..., None],
     new_mesh_env: dict[str, str],
-    rabbitmq: RabbitMQ,
-    vhost: str,
 ) -> None:
-    allow(write=r"^(?!celeryev)")
-    close_connections(rabbitmq, vhost)
+    restrict(write=r"^(?!celeryev)")
     said(worker, "Cannot send events for monitors")
     for number in range(3):
         send("sensors", str(number))
@@ -117,13 +126,11 @@ def test_a_worker_that_may_not_send_events_consumes_without(
 def test_what_it_needs_altogether_is_asked_for_until_it_is_given(
     worker: Worker,
     allow: Callable[..., None],
+    restrict: Callable[..., None],
     send: Callable[..., None],
     new_mesh_env: dict[str, str],
-    rabbitmq: RabbitMQ,
-    vhost: str,
 ) -> None:
-    allow(read="^$")
-    close_connections(rabbitmq, vhost)
+    restrict(read="^$")
     said(worker, "the broker refuses what a worker needs")
     send("sensors", "refused")
 
